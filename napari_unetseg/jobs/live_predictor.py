@@ -34,6 +34,8 @@ MOST_COMPARED = 2**24
 """Most voxels of a mask that are compared with the mask before."""
 MAX_TIME_FRACTION = 0.25
 """Largest fraction of a long training's time for prediction."""
+URGENT_SECONDS = 5.0
+"""Seconds by which urgent masks may exceed it, so that they need not wait for others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +169,7 @@ class LivePredictor:
         self._newest: ModelUpdated | None = None
         self._shown: tuple[ModelUpdated | None, Viewport | None] = (None, None)
         self._begun = 0.0
+        self._awaited = self._urgent = False
         self._tiles: Generator[Event, None, None] | None = None
         self._said: set[str] = set()
         self._ranges = ImageRanges()
@@ -178,7 +181,7 @@ class LivePredictor:
         A mask of many tiles is spread over later events, so that the training goes on.
         """
         if isinstance(event, ModelUpdated):
-            self._newest = event
+            self._newest, self._awaited = event, self._awaited or event.urgent
         if self._may_go_on() and (begins := self._begin()) is not None:
             yield begins
         while self._tiles is not None and self._may_go_on():
@@ -201,17 +204,20 @@ class LivePredictor:
 
     def _may_go_on(self) -> bool:
         allowed = FREE_SECONDS + MAX_TIME_FRACTION * (self._clock() - self._start)
+        if self._awaited or (self._urgent and self._tiles is not None):
+            allowed += URGENT_SECONDS
         return self._spent < allowed and not self._control.stopped
 
     def _begin(self) -> MaskStarted | None:
         """Start a mask if there is a newer model or viewport."""
         newest, view = self._newest, self._screen.view
-        better, moved = newest is not self._shown[0], view is not self._shown[1]
+        newer, moved = newest is not self._shown[0], view is not self._shown[1]
         rests = self._tiles is None and self._clock() - self._begun >= EVERY_SECONDS
-        urgent = newest is not None and newest.urgent
-        if newest is None or not (moved or (better and (rests or urgent))):
+        if newest is None or not (moved or (newer and (rests or self._awaited))):
             return None
-        self._shown, self._begun, self._tiles = (newest, view), self._clock(), None
+        self._urgent = self._awaited or (self._urgent and self._tiles is not None)
+        self._shown, self._begun = (newest, view), self._clock()
+        self._tiles, self._awaited = None, False
         if view is None or not _fits(newest.model, view.stack):
             return None
         self._tiles = self._predict(newest.model, view)

@@ -125,15 +125,15 @@ class Trainer:
         self._parallel: nn.Module | None = None
         self._rehearsed: tuple[int, tuple[int, ...]] | None = None
         self.ema_restart = 0 if self.from_init else None
-        self.focus: Focus | None = None
         self._focus_until = 0
         self.lr_backoff = 1.0
         self._freeze()
         self._new_optimizer()
 
     def use(self, data: TrainingDataset) -> None:
-        """Train and validate on this dataset from now on."""
+        """Train and validate on this dataset from now on, whichever strokes are newer."""
         self.data = self.validator.data = data
+        self.focus: Focus | None = None  # its voxels are of earlier labels
         self.use_priors(self.class_priors)
         self.label_amount = min(
             1.0, max(MIN_LR_SCALE, math.sqrt(data.train_voxels / FULL_LR_VOXELS))

@@ -36,6 +36,7 @@ from napari_unetseg.training.training_events import (
     TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
+    INSEPARABLE,
     channels_of,
     describe_fall,
     describe_kept_classes,
@@ -175,7 +176,8 @@ class TrainingRun:
                 "An earlier training of this model held out no labels, so its score is too high "
                 "compared with a new model."
             )
-        yield from self._answer(self.data.newer_voxels())
+        if (answer := self._answer(self.data.newer_voxels())) is not None:
+            yield self._updated(answer, urgent=True)
 
     def resume(self) -> Generator[Event, None, None]:
         """Report the resumed state and show its newest weights."""
@@ -227,12 +229,7 @@ class TrainingRun:
             return
         self.trainer.broadcast_fitted_head()
         if self.trainer.separable < HARDLY_SEPARABLE:
-            yield Notice(
-                "The labelled classes look alike to the new model, as when all strokes lie at an "
-                "earlier mask's mistakes: paint some at typical places too, or go on from the "
-                "earlier model.",
-                warning=True,
-            )
+            yield Notice(INSEPARABLE, warning=True)
         yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
     def _fit_initial_model(self) -> str | None:
@@ -318,15 +315,16 @@ class TrainingRun:
 
     def show_newest(self) -> Generator[Event, None, None]:
         """Show the newest EMA weights, when it is time and there is something learned."""
-        started = self.state.newest is not None or self.start_model is not None
-        if started and self.model_selection.due(self.state.seconds):
-            yield self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
+        if self._started and self.model_selection.due(self.state.seconds):
+            began = time.perf_counter()
+            shown = self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
+            self.model_selection.shown(self.state.seconds, time.perf_counter() - began)
+            yield shown
 
     def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
         """The event that shows these weights."""
-        began, state = time.perf_counter(), self.state
-        model = self.model("training continues", shown)
-        self.model_selection.shown(state.seconds, time.perf_counter() - began)
+        model, state = self.model("training continues", shown), self.state
+        self.model_selection.shown(state.seconds, 0.0)
         return ModelUpdated(model, shown.scores, state.seconds, shown.step, urgent)
 
     def take_annotations(self) -> Generator[Event, None, None]:
@@ -347,6 +345,11 @@ class TrainingRun:
         before = self.data
         try:
             self._use(self.data.with_annotations(annotated, self.control.fixed))
+            newer = self.data.labels_added_since(before)
+            answer = self._answer(newer)
+            if self._started or self.data.unlabelled:  # distil the mask that is shown from now on
+                weights = self.trainer.weights() if self._started else self.state.initial
+                self._distill(weights, before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             text = str(error)
             if is_out_of_memory(error):
@@ -361,24 +364,24 @@ class TrainingRun:
         self.state.update_annotations()
         if self._fallen is not None:  # its scores are of earlier labels
             self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
-        validated, newer = self.data.validation_voxels, self.data.labels_added_since(before)
+        validated, state = self.data.validation_voxels, self.state
         held_out = not newer and validated > before.validation_voxels
-        voxels, state = self.data.train_voxels + validated, self.state
+        voxels = self.data.train_voxels + validated
         yield AnnotationsUpdated(voxels, state.steps, state.seconds, held_out)
-        yield from self._answer(newer, before)
-
-    def _answer(
-        self, newer: VoxelIndices, before: TrainingDataset | None = None
-    ) -> Generator[Event, None, None]:
-        """Answer newer strokes at once, and distil the mask that is shown then."""
-        state = self.state
-        started = state.newest is not None or self.start_model is not None
-        if started and self.model_selection.answer(newer):
-            answer = Checkpoint(self.trainer.weights(), state.steps)
-            state.newest = answer
+        if answer is not None:
             yield self._updated(answer, urgent=True)
-        if before is not None and (started or self.data.unlabelled):
-            self._distill(self.trainer.weights() if started else state.initial, before)
+
+    @property
+    def _started(self) -> bool:
+        """Whether there is a model to show."""
+        return self.state.newest is not None or self.start_model is not None
+
+    def _answer(self, newer: VoxelIndices) -> Checkpoint | None:
+        """Answer newer strokes at once; None where the mask has them right."""
+        if not self._started or not self.model_selection.answer(newer):
+            return None
+        self.state.newest = Checkpoint(self.trainer.weights(), self.state.steps)
+        return self.state.newest
 
     def _use(self, data: TrainingDataset) -> None:
         """Train on a dataset."""
@@ -397,7 +400,7 @@ class TrainingRun:
                     "invalid values or choose a smaller learning rate."
                 )
             )
-        if self.state.falls:  # there is no second epoch to be sure
+        if self.state.falls and not self.stopped:  # there is no second epoch to be sure
             yield from self._go_back()
         newest, best = self.state.newest, self.state.best
         assert newest is not None
@@ -416,9 +419,8 @@ class TrainingRun:
 
     def model(self, reason: str, checkpoint: Checkpoint) -> Model:
         """The weights of a checkpoint as a model, with the training's record."""
-        state, data = self.state, self.data
-        images = [pair.image for pair in data.pairs]
-        spacing, units, spacing_range = model_spacing(images, data.dims)
+        state, data, first = self.state, self.data, self.data.pairs[0].image
+        spacing, units, spacing_range = model_spacing([p.image for p in data.pairs], data.dims)
         record = TrainingRecord(
             date=now(),
             reason=reason,
@@ -441,7 +443,7 @@ class TrainingRun:
             net=self.plan.net,
             weights=checkpoint.weights,
             classes=data.classes,
-            channels=channels_of(self.init, images[0]),
+            channels=channels_of(self.init, first),
             normalization=data.normalization,
             spacing=spacing,
             units=units,

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from napari_unetseg.runtime.distributed import ProcessGroup
     from napari_unetseg.training.training_state import Checkpoint
 
+INSEPARABLE = (
+    "The labelled classes look alike to the new model, as when all strokes lie at an earlier mask's "
+    "mistakes: paint some at typical places too, or go on from the earlier model."
+)
+
 
 def read_dataset(
     pairs: Sequence[AnnotatedImage],

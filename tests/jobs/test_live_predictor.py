@@ -171,6 +171,25 @@ def test_a_mask_of_many_tiles_leaves_the_training_its_share() -> None:
     assert last.done == last.total >= 4
 
 
+def test_an_answer_does_not_wait_until_other_masks_have_used_up_their_share() -> None:
+    """Also where a newer model comes before its mask is begun."""
+    watched = Watched()
+    slow = Slow(watched.clock, FREE_SECONDS / 8)
+    watched.stack = Stack.from_array(slow)  # type: ignore[arg-type]
+    watched.look()
+    watched.after([improved(1, 0.5)])
+    assert watched.after([STEP]) == []  # nothing is left
+    begins, *tiles = watched.after([improved(0, 0.6, urgent=True)])
+    assert isinstance(begins, MaskStarted)
+    assert begins.model_id == constant(0, 0.6).id
+    assert masks(tiles)
+    assert watched.after([improved(0, 0.7, urgent=True), improved(1, 0.8)]) == []  # too much
+    begins, *tiles = watched.after([improved(1, 0.9)], FREE_SECONDS)
+    assert isinstance(begins, MaskStarted)
+    assert begins.model_id == constant(1, 0.9).id
+    assert masks(tiles)
+
+
 def test_an_image_in_a_file_is_measured_for_the_first_mask_alone() -> None:
     watched = Watched()
     slow = Slow(watched.clock, seconds=0.01)

@@ -13,6 +13,7 @@ import torch
 from helpers import blobs, dice, of_kind, strokes, tiny
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
+from napari_unetseg.core.events import Notice
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX
@@ -20,8 +21,10 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
+from napari_unetseg.training import model_selection
 from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.train import train, train_events
+from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
@@ -248,6 +251,42 @@ def test_a_refit_that_cannot_be_done_changes_nothing(
         assert len(of_kind(events, StepDone)) == 24
 
 
+def test_a_training_goes_on_where_there_is_no_memory_to_distil(
+    world: tuple[AnnotatedImage, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier annotations stay, as whenever newer ones cannot be taken."""
+    pair, second = world
+    newer, _ = painted(pair, second)
+
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "distillation_of", no_memory)
+    model, events = run(pair, {22: lambda _: newer}, steps=24)
+    assert model.history[-1].steps == 24
+    (warning,) = (e for e in of_kind(events, Notice) if e.warning)
+    assert "earlier annotations" in warning.text
+    assert not of_kind(events, AnnotationsUpdated)
+
+
+def test_copies_of_shown_weights_take_little_of_the_time(
+    world: tuple[AnnotatedImage, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that takes long to copy is shown less often between two epochs."""
+    seconds_of_a_copy = 0.05
+
+    def slowly(trainer: Trainer) -> Any:
+        time.sleep(seconds_of_a_copy)
+        return trainer.copied(trainer.ema_network)
+
+    monkeypatch.setattr(model_selection, "SHOW_SECONDS", 0.0)
+    monkeypatch.setattr(Trainer, "weights", slowly)
+    _, events = run(world[0], {}, steps=60)
+    between = [e for e in of_kind(events, ModelUpdated) if e.scores is None]
+    allowed = events[-1].seconds * model_selection.MAX_TIME_FRACTION / seconds_of_a_copy
+    assert len(between) <= 1 + len(of_kind(events, EpochDone)) + allowed
+
+
 def test_the_same_seed_gives_the_same_answer(world: tuple[AnnotatedImage, np.ndarray]) -> None:
     pair, second = world
     newer, _ = painted(pair, second)
@@ -279,3 +318,25 @@ def test_a_training_that_goes_on_answers_what_is_newer_before_its_first_step(
     mask, before = predict(firsts[1].model, pair.image), predict(model, pair.image)
     assert (mask[spot] == 0).mean() < 0.7 * (before[spot] == 0).mean()
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.95
+
+
+def test_newer_strokes_of_an_image_that_is_removed_draw_no_samples(
+    world: tuple[AnnotatedImage, np.ndarray],
+) -> None:
+    """Neither do strokes that are erased: samples are of the present labels alone."""
+    pair, second = world
+    newer, _ = painted(pair, second)
+    brighter = Stack(np.asarray(pair.image.data) + 1, "YX")
+    other, painted_other = replace(pair, image=brighter), replace(newer, image=brighter)
+    control, renewed = JobControl(threads=1), list[AnnotationsUpdated]()
+    offers = {22: (pair, painted_other), 24: (pair,)}
+
+    def offer(event: Any) -> None:
+        if isinstance(event, StepDone) and event.step in offers:
+            control.push_annotations(offers.pop(event.step))
+        if isinstance(event, AnnotationsUpdated):
+            renewed.append(event)
+
+    settings = tiny(width=16, depth=3, steps=40)
+    train([pair, other], settings, control=control, on_event=offer)
+    assert len(renewed) == 2

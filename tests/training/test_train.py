@@ -417,6 +417,27 @@ def test_a_fall_at_the_very_end_goes_back_at_once(
     assert f"The model of step {events[0].epoch_steps} is kept." in events[-1].reason
 
 
+def test_a_stop_keeps_the_model_on_screen_after_a_single_fall(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The better one is a click away."""
+    seen = scored(monkeypatch, [0.2, 0.9, 0.5])
+    control, asides, epochs = JobControl(threads=1), list[ModelSetAside](), list[bool]()
+
+    def watch(event: Any) -> None:
+        epochs.append(isinstance(event, EpochDone))
+        if sum(epochs) and isinstance(event, StepDone):
+            control.stop()
+        if isinstance(event, ModelSetAside):
+            asides.append(event)
+
+    model = train([pair], tiny(epochs=3), control=control, on_event=watch)
+    assert same(model.weights, seen[2])
+    (aside,) = asides
+    assert aside.reason is SetAside.BEST
+    assert same(aside.model.weights, seen[1])
+
+
 def test_the_initial_model_is_gone_back_to_as_well(
     pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
-from napari_unetseg.gui.state.session import JobKind, Level, Mode
+from napari_unetseg.gui.state.session import JobKind, Level
 from napari_unetseg.jobs.image_ranges import ImageRanges
 from napari_unetseg.jobs.live_predictor import (
     MaskStarted,
@@ -64,7 +64,7 @@ class LivePrediction:
         session, running = self._session, self._screen is not None
         if session.job is not None or session.entry is None or session.image is None:
             return
-        if session.mode is not Mode.LIVE or not session.watched:
+        if not session.mask_follows or not session.watched:
             self._stop()
         elif running and session.entry is not self._entry:
             self._stop()  # another model was chosen

@@ -163,6 +163,7 @@ class QualityCheck:
         def answer(drawn: list[Draw]) -> None:
             self._asking = False
             with refusing(self._session):
+                drawn = [one for one in drawn if one.source.image in self._viewer.layers]
                 if not drawn:
                     raise UserError(NO_PLACE)
                 self._draws.keep(drawn, seed)

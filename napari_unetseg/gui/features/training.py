@@ -165,7 +165,7 @@ class Training:
         session.retrain = not (self._jobs.control.stopped or self._went_wrong)
         if session.mode is Mode.FROZEN:
             session.say(f"{session.result} {messages.FROZEN}".strip(), level)
-        elif session.image is not None:
+        elif session.image is not None and session.checking is None:
             self._show_mask()
 
     def _on_tick(self, _: float) -> None:

@@ -55,7 +55,7 @@ class TrainingMask:
         screen, image = self._screen, self._session.image
         if screen is None:
             return
-        if image is None or self._session.mode is not Mode.LIVE:
+        if image is None or not self._session.mask_follows:
             screen.view = None
             return
         with suppress(UserError):
@@ -82,29 +82,24 @@ class TrainingMask:
         session, image, earlier = self._session, event.view.image, self._target
         if earlier is not None and earlier.image is image and not earlier.alive:
             self._hide()
-        elif not self._follows or not _is_current(event.view):
+        elif not session.mask_follows or not _is_current(event.view):
             self._drop()
         elif image in self._viewer.layers:
             self._drop()
             self._models.mark()
             self._target = self._masks.open(image, event.model_id, event.structures)
             if event.scores is not None:
-                session.result = messages.describe_better(event, earlier=bool(session.history))
+                session.result = messages.describe_shown(event, earlier=bool(session.history))
             if earlier is None:
                 session.say(messages.MASK_BEGINS)
 
     def _on_tile(self, event: TilePredicted) -> None:
-        if self._target is None or not self._follows:
+        if self._target is None or not self._session.mask_follows:
             return
         if not self._target.alive:
             self._hide()
         elif not self._target.write(event):
             self._target = None
-
-    @property
-    def _follows(self) -> bool:
-        """Whether the mask may change while it trains; masks under way come too late otherwise."""
-        return self._session.mode is Mode.LIVE
 
     def _hide(self) -> None:
         """The layer was deleted, so show no more while this training goes on."""
@@ -126,7 +121,8 @@ class TrainingMask:
         """What is on screen stays if it is frozen."""
         if kind is JobKind.TRAIN:
             if self._target is not None:
-                self._target.close(keep=self._session.mode is Mode.FROZEN)
+                frozen = self._session.mode is Mode.FROZEN or self._session.checking is not None
+                self._target.close(keep=frozen)
             self._target = self._screen = None
 
     def _on_image_removed(self, image: Any) -> None:

@@ -70,6 +70,7 @@ class AnnotationFeed:
         annotations.searched.connect(self._on_searched)
         events.annotation_changed.connect(self._on_annotation_changed)
         events.labels_changed.connect(self._on_labels_changed)
+        checked.changed.connect(self._on_labels_changed)  # other labels are held out now
         events.image_removed.connect(self._on_image_removed)
         events.pixels_changed.connect(self._on_pixels_changed)
         events.job_ended.connect(self._on_job_ended)

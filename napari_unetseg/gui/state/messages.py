@@ -218,7 +218,7 @@ def describe_mask(changed: float | None) -> str:
     return f"you can use the mask now; {changed:.1%} of it changed in the last update"
 
 
-def describe_better(event: MaskStarted, *, earlier: bool) -> str:
+def describe_shown(event: MaskStarted, *, earlier: bool) -> str:
     """A newer model is shown: its score, and where the earlier one is if there was one."""
     return f"{describe_scores(event.scores)}{KEPT if earlier else ''}."
 

@@ -270,6 +270,11 @@ class Session:
             return self.improved
         return self.entry.model if self.entry is not None else None
 
+    @property
+    def mask_follows(self) -> bool:
+        """Whether newer models change the mask on screen: in live mode, unless it is checked."""
+        return self.mode is Mode.LIVE and self.checking is None
+
     def source(self, image: Any = None) -> ImageSource | None:
         """The source of an image layer, by default of the chosen one."""
         image = self.image if image is None else image

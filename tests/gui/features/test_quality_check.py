@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from attention_parts import reader
+from live_parts import Puppet
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from sync_runner import SyncRunner
@@ -17,9 +19,11 @@ from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, LabelKind
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services.annotation_snapshot import pairs_of
+from napari_unetseg.gui.services.job_runner import ThreadRunner
 from napari_unetseg.gui.state.session import Mode, ModelEntry
 from napari_unetseg.io.project.place_rows import CheckedPlace, PlaceState
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.training.training_events import StepDone
 
 SIDE = 256
 
@@ -248,6 +252,89 @@ def test_a_check_goes_on_after_the_program_was_killed(plugin: Plugin, viewer: Vi
     again.quality_check.begin()
     assert again.session.checking == (2, 5)
     again.disconnect()
+
+
+class Running:
+    """A training in live mode that hands out models on demand, with threads of its own."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self.puppet = Puppet()
+        self.plugin = Plugin(viewer, ThreadRunner())
+        self.image, self.steps = viewer.layers["one"], 0
+        self.plugin.sources.choose_image(self.image)
+        self.plugin.events.job_event.connect(self._on_event)
+
+    def _on_event(self, _: Any, event: Any) -> None:
+        self.steps += isinstance(event, StepDone)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, self.plugin.session.message.text
+            self.plugin.tick()
+            time.sleep(0.002)
+
+    def rest(self) -> None:
+        """Let the training take two more steps, with what comes between them."""
+        steps = self.steps + 2
+        self.wait(lambda: self.steps > steps)
+
+    def shows(self, number: int) -> bool:
+        """Whether the mask of the image is of this number nearly everywhere."""
+        mask = self.plugin.masks.predictions.get(self.image)
+        everywhere = (slice(0, SIDE), slice(0, SIDE))
+        return mask is not None and bool((mask.masks.shown(everywhere) == number).mean() > 0.9)
+
+
+@pytest.fixture
+def running(viewer: ViewerModel, broken_core: Callable[[Any], None]) -> Iterator[Running]:
+    one = Running(viewer)
+    broken_core(one.puppet.train_events)
+    one.plugin.training.start()
+    one.puppet.improve(1)
+    one.wait(lambda: one.shows(1))
+    yield one
+    one.plugin.close()
+
+
+def test_the_mask_stays_as_it_is_while_the_user_judges_it(running: Running) -> None:
+    """Newer models of a training that goes on are shown when the check has ended."""
+    check, session = running.plugin.quality_check, running.plugin.session
+    check.begin(1)
+    running.wait(lambda: session.checking is not None)
+    newer = running.puppet.improve(0)
+    running.wait(lambda: session.improved is newer)
+    running.rest()
+    assert running.shows(1)
+    check.stop()
+    running.wait(lambda: running.shows(0))
+
+
+def test_labels_in_a_place_that_is_left_out_reach_the_training_that_runs(running: Running) -> None:
+    check, puppet = running.plugin.quality_check, running.puppet
+    check.begin(3)
+    running.wait(lambda: running.plugin.session.checking is not None)
+    place = next(p for p in pending(running.plugin) if len(p.region) == 2)
+    counts = place.truth != 0
+    paint(running.plugin, place, 0)
+    running.rest()
+
+    def received() -> bool:
+        found = [pair.corrections for pairs in puppet.offered for pair in pairs]
+        return any(one is not None and one[place.region][counts].any() for one in found)
+
+    assert not received()
+    check.stop()
+    running.wait(received)
+
+
+def test_no_place_of_an_image_that_was_removed_meanwhile_is_drawn(
+    viewer: ViewerModel, running: Running
+) -> None:
+    running.plugin.quality_check.begin(60)
+    viewer.layers.remove(viewer.layers["series"])
+    running.wait(lambda: bool(pending(running.plugin)))
+    assert {running.plugin.checked.image_of(p) for p in pending(running.plugin)} == {running.image}
 
 
 def test_another_structure_is_measured_anew_when_it_is_merged(plugin: Plugin) -> None:
