@@ -37,6 +37,7 @@ from napari_unetseg.training.training_events import (
 )
 from napari_unetseg.training.training_setup import (
     INSEPARABLE,
+    NOTHING_TO_FREEZE,
     channels_of,
     describe_fall,
     describe_kept_classes,
@@ -149,10 +150,7 @@ class TrainingRun:
         yield from map(Notice, (*self.data.notes, *self.adapted))
         yield from self.flat
         if self.settings.freeze_encoder and not self.trainer.frozen:
-            yield Notice(
-                "There is no initial model and there are no encoder weights, so the encoder is "
-                "not frozen."
-            )
+            yield Notice(NOTHING_TO_FREEZE)
         images = [pair.image for pair in self.data.pairs]
         if reason := why_other_sizes(images, self.data.dims, self.init):
             yield Notice(reason)

@@ -329,14 +329,18 @@ def test_newer_strokes_of_an_image_that_is_removed_draw_no_samples(
     brighter = Stack(np.asarray(pair.image.data) + 1, "YX")
     other, painted_other = replace(pair, image=brighter), replace(newer, image=brighter)
     control, renewed = JobControl(threads=1), list[AnnotationsUpdated]()
-    offers = {22: (pair, painted_other), 24: (pair,)}
+    offers, after = [(pair, painted_other), (pair,)], list[int]()
 
     def offer(event: Any) -> None:
-        if isinstance(event, StepDone) and event.step in offers:
-            control.push_annotations(offers.pop(event.step))
         if isinstance(event, AnnotationsUpdated):
             renewed.append(event)
+        if isinstance(event, StepDone) and event.step >= 22 and len(renewed) < 2:
+            control.push_annotations(offers[len(renewed)])
+        elif isinstance(event, StepDone) and len(renewed) == 2:
+            after.append(event.step)
+            if len(after) == 10:
+                control.stop()
 
-    settings = tiny(width=16, depth=3, steps=40)
+    settings = tiny(width=16, depth=3, steps=2000)
     train([pair, other], settings, control=control, on_event=offer)
     assert len(renewed) == 2
