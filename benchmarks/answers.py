@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from sets import Annotated, BenchmarkSet, Plane, predictor, read_sets, score
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX
 from napari_unetseg.core.settings import TrainSettings
-from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.validation_split import split_train_validation
-from napari_unetseg.models.model import Model
 from napari_unetseg.training.train import train_events
 from napari_unetseg.training.training_events import AnnotationsUpdated, ModelUpdated, StepDone
+
+if TYPE_CHECKING:
+    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.models.model import Model
 
 SETS = "em_isbi2012,nuclei_fluo_dsb2018,phase_contrast_usiigaci"
 SIZE, LENGTH, DEEPEST = 5, 12, 30

@@ -245,9 +245,11 @@ def provenance(options: argparse.Namespace, sets: Sequence[CorpusSet], steps: in
     return {
         "program": "benchmarks/pretrain.py",
         "options": {n: v for n, v in vars(options).items() if not isinstance(v, Path)},
+        "sha256": digest(options.out),
         "begun_with": digest(options.init or options.resume),
         "steps": steps,
         "episodes": steps * EPISODES,
+        "cpu_minutes": round(time.process_time() / 60),
         "machine": machine(),
         "sets": [
             {

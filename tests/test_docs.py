@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -158,3 +161,14 @@ def test_every_decision_is_listed_once() -> None:
     listed = LINK.findall((folder / "README.md").read_text("utf-8"))
     found = sorted(page.name for page in folder.glob("[0-9]*.md"))
     assert sorted(link for link in listed if re.match(r"\d{3}-", link)) == found
+
+
+def test_the_model_card_is_of_the_weights_that_are_shipped() -> None:
+    models = ROOT / "napari_unetseg" / "models"
+    provenance = json.loads((models / "body.json").read_text(encoding="utf-8"))
+    weights = (models / "body.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == provenance["sha256"]
+    page = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    rendered = runpy.run_path(str(ROOT / "docs" / "model_card.py"))["rendered"]
+    assert rendered(page) == page, "run 'python docs/model_card.py'"
+    assert all(one["licence"] in page for one in provenance["sets"])

@@ -6,7 +6,7 @@ separable (``benchmarks/pretrain.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,14 +37,6 @@ EM_ITERATIONS = 50
 MIN_PRIOR = 0.01
 PRIOR_STRIDE = 5
 """Every fifth voxel enters the estimate of class priors."""
-PRIOR_TRUSTS = (1.0, 0.5, 0.25, 0.0)
-"""Exponents of the estimated class priors; 0 makes them equal."""
-KEPT_RECALL = 0.8
-"""Fraction of each class's recall on its labels that class priors may leave of it."""
-SEPARABLE = 0.2, 0.6
-"""Recall above chance, up to 1, at which the edge loss begins to count and counts fully: where the
-features do not tell the labelled classes apart, edges of the image would carry the wrong ones on.
-"""
 Sample = tuple[Tensor, Tensor]
 
 
@@ -165,35 +157,6 @@ class LinearProbe:
             head.weight.copy_(rows.view_as(head.weight))
             head.bias.copy_(bias)
 
-    def fit_with_priors(
-        self, weights: Callable[[tuple[float, ...]], Tensor]
-    ) -> tuple[tuple[float, ...], float]:
-        """Fit again with estimated class priors, as far as the labels bear them out.
-
-        Strokes at an earlier mask's mistakes look like the other class, so that the estimate can
-        be far off: priors under which a class loses its own labels are drawn towards equal ones.
-
-        Parameters
-        ----------
-        weights
-            Class weights (classes,) of class priors.
-
-        Returns
-        -------
-        tuple of tuple of float, float
-            The class priors, and how well the features tell the labelled classes apart, 0 to 1.
-        """
-        recalls, estimated = self.recalls(), self.estimate_class_priors()
-        chance, (low, high) = 1 / len(recalls), SEPARABLE
-        above_chance = (float(recalls.mean()) - chance) / (1 - chance)
-        for trust in PRIOR_TRUSTS:
-            shrunk = estimated**trust
-            priors = tuple((shrunk / shrunk.sum()).tolist())
-            self.fit(weights(priors))
-            if bool((self.recalls() >= KEPT_RECALL * recalls).all()):
-                break
-        return priors, min(1.0, max(0.0, (above_chance - low) / (high - low)))
-
     @torch.no_grad()
     def recalls(self) -> Tensor:
         """Fraction of each class's labelled voxels that the fitted layer gets right, (classes,)."""
@@ -209,8 +172,10 @@ class LinearProbe:
         """Class priors (classes,) float32 that sum to 1.
 
         Strokes do not give them, since rare structures are painted as much as the background. They
-        are estimated from the fitted layer's probabilities by expectation maximisation (Saerens,
-        Latinne and Decaestecker 2002, https://doi.org/10.1162/089976602753284446).
+        are
+        estimated from the fitted layer's probabilities by expectation maximisation (Saerens,
+        Latinne
+        and Decaestecker 2002, https://doi.org/10.1162/089976602753284446).
         """
         head = self.head
         assert head.bias is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +30,7 @@ from napari_unetseg.training.batch_sampler import (
     seeded,
 )
 from napari_unetseg.training.distillation import HELD_OUT, Distillation
-from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
+from napari_unetseg.training.linear_probe import load_backbone
 from napari_unetseg.training.losses import (
     LOSSES,
     TINY,
@@ -133,7 +133,7 @@ class Trainer:
         """Train and validate on this dataset from now on, whichever strokes are newer."""
         self.data = self.validator.data = data
         self.focus: Focus | None = None  # its voxels are of earlier labels
-        self._set_class_weights()
+        self.use_priors(self.class_priors)
         self.label_amount = min(
             1.0, max(MIN_LR_SCALE, math.sqrt(data.train_voxels / FULL_LR_VOXELS))
         )
@@ -156,59 +156,29 @@ class Trainer:
         self.focus, self._focus_until = Focus(newer), self.steps + FOCUS_STEPS
         self.ema_restart = self.steps
 
-    def _set_class_weights(self) -> None:
-        wanted = self.settings.class_weighting
-        self.class_weights = self._class_weights_of(self.class_priors) if wanted else None
-
-    def _class_weights_of(self, priors: tuple[float, ...] | None) -> Tensor:
-        given = None if priors is None else torch.tensor(priors)
-        return class_weights(torch.from_numpy(self.data.counts), given).to(self.device)
-
-    def fit_head(self, *, recalibrate: bool, between: Callable[[], object] = lambda: None) -> None:
-        """Make an initial model without a step: fit the last layer to the labelled voxels.
-
-        ``recalibrate`` first measures the batch norms on these images. ``between`` is called before
-        each image, and may raise to end it.
-        """
-        with seeded(self.device, self.settings.seed, 0):
-            samples = []
-            for pair in self.data.labelled_regions():
-                between()
-                samples.append(tuple(torch.from_numpy(array).to(self.device) for array in pair))
-
-            def each() -> Iterator[tuple[Tensor, Tensor]]:
-                for image, target in samples:
-                    between()
-                    yield image, target
-
-            if recalibrate:
-                frozen = self.network.encoder if self.frozen else None
-                recalibrate_batchnorm(self.network, (image for image, _ in each()), frozen)
-            head = LinearProbe(self.network, each())
-            self.class_priors = None
-            self._set_class_weights()
-            head.fit(self.class_weights)
-            if self.settings.class_weighting and head.complete:
-                self.class_priors, self.separable = head.fit_with_priors(self._class_weights_of)
-                self._set_class_weights()
-        self.ema_network.load_state_dict(self.network.state_dict())
+    def use_priors(self, class_priors: tuple[float, ...] | None) -> None:
+        """Weight the classes by these priors; None: by their labels alone."""
+        self.class_priors, self.class_weights = class_priors, None
+        if self.settings.class_weighting:
+            priors = None if class_priors is None else torch.tensor(class_priors)
+            weights = class_weights(torch.from_numpy(self.data.counts), priors)
+            self.class_weights = weights.to(self.device)
 
     def broadcast_fitted_head(self) -> None:
-        """Copy the main process's result of `fit_head` to all."""
+        """Copy the main process's fitted initial model to all."""
         self.group.broadcast(self.network.state_dict().values())
         classes = len(self.data.classes.numbers)
         mine = self.class_priors or (math.nan,) * classes
         self.separable, *class_priors = self.group.broadcast_numbers(self.separable, *mine)
-        self.class_priors = None if math.isnan(class_priors[0]) else tuple(class_priors)
-        self._set_class_weights()
+        self.use_priors(None if math.isnan(class_priors[0]) else tuple(class_priors))
         self.ema_network.load_state_dict(self.network.state_dict())
         self.frozen_batchnorm = self.pretrained
 
     def undo_fit(self) -> None:
-        """Restore the state before `fit_head`, which was interrupted."""
+        """Restore the state before the fit of an initial model, which was interrupted."""
         self.network.load_state_dict(self.ema_network.state_dict())
-        self.class_priors, self.separable = None, 1.0
-        self._set_class_weights()
+        self.separable = 1.0
+        self.use_priors(None)
         release_memory(self.device)
 
     def _freeze(self) -> None:

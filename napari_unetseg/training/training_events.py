@@ -125,12 +125,14 @@ class ModelSetAside(Event):
 class AnnotationsUpdated(Event):
     """Training continues with newer annotations.
 
-    ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start.
+    ``voxels`` are labelled now in all; ``step`` and ``seconds`` say when, since the start;
+    ``held_out``: all that is new lies in validation blocks and is not trained on.
     """
 
     voxels: int
     step: int
     seconds: float
+    held_out: bool = False
 
 
 class Outcome(StrEnum):

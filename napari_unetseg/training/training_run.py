@@ -24,6 +24,7 @@ from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
+from napari_unetseg.training.initial_fit import fit_head
 from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
@@ -35,7 +36,8 @@ from napari_unetseg.training.training_events import (
     TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
-    LOOK_ALIKE,
+    INSEPARABLE,
+    NOTHING_TO_FREEZE,
     channels_of,
     describe_fall,
     describe_kept_classes,
@@ -65,8 +67,7 @@ HARDLY_SEPARABLE = 0.25
 MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
 MIN_TRAINING_RATIO = 1.0
-"""Least training time between two updates of annotations, in multiples of the time that one took.
-"""
+"""Least training time between two updates of annotations, in multiples of an update's time."""
 
 
 class TrainingRun:
@@ -149,10 +150,7 @@ class TrainingRun:
         yield from map(Notice, (*self.data.notes, *self.adapted))
         yield from self.flat
         if self.settings.freeze_encoder and not self.trainer.frozen:
-            yield Notice(
-                "There is no initial model and there are no encoder weights, so the encoder is "
-                "not frozen."
-            )
+            yield Notice(NOTHING_TO_FREEZE)
         images = [pair.image for pair in self.data.pairs]
         if reason := why_other_sizes(images, self.data.dims, self.init):
             yield Notice(reason)
@@ -229,7 +227,7 @@ class TrainingRun:
             return
         self.trainer.broadcast_fitted_head()
         if self.trainer.separable < HARDLY_SEPARABLE:
-            yield Notice(LOOK_ALIKE, warning=True)
+            yield Notice(INSEPARABLE, warning=True)
         yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
     def _fit_initial_model(self) -> str | None:
@@ -237,7 +235,7 @@ class TrainingRun:
         try:
             ends = (self.plan.net.dims, self.plan.net.in_channels)
             same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
-            self.trainer.fit_head(recalibrate=not same, between=self._interrupt)
+            fit_head(self.trainer, recalibrate=not same, between=self._interrupt)
         except StoppedError:
             return STOPPED
         except (RuntimeError, MemoryError) as error:
@@ -341,11 +339,12 @@ class TrainingRun:
         self.updated_at = self.state.seconds
         self.update_seconds = self.updated_at - start
 
-    def _renew(self, newer: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
+    def _renew(self, annotated: Sequence[AnnotatedImage]) -> Generator[Event, None, None]:
         before = self.data
         try:
-            self._use(self.data.with_annotations(newer, self.control.fixed))
-            answer = self._answer(self.data.labels_added_since(before))
+            self._use(self.data.with_annotations(annotated, self.control.fixed))
+            newer = self.data.labels_added_since(before)
+            answer = self._answer(newer)
             if self._started or self.data.unlabelled:  # distil the mask that is shown from now on
                 weights = self.trainer.weights() if self._started else self.state.initial
                 self._distill(weights, before)
@@ -363,8 +362,10 @@ class TrainingRun:
         self.trainer.lr_backoff = 1.0  # falls before were of other labels
         if self._fallen is not None:  # its scores are of earlier labels
             self._fallen = Checkpoint(self._fallen.weights, self._fallen.step)
-        voxels = self.data.train_voxels + self.data.validation_voxels
-        yield AnnotationsUpdated(voxels, self.state.steps, self.state.seconds)
+        validated, state = self.data.validation_voxels, self.state
+        held_out = not newer and validated > before.validation_voxels
+        voxels = self.data.train_voxels + validated
+        yield AnnotationsUpdated(voxels, state.steps, state.seconds, held_out)
         if answer is not None:
             yield self._updated(answer, urgent=True)
 
@@ -416,9 +417,8 @@ class TrainingRun:
 
     def model(self, reason: str, checkpoint: Checkpoint) -> Model:
         """The weights of a checkpoint as a model, with the training's record."""
-        state, data = self.state, self.data
-        images = [pair.image for pair in data.pairs]
-        spacing, units, spacing_range = model_spacing(images, data.dims)
+        state, data, first = self.state, self.data, self.data.pairs[0].image
+        spacing, units, spacing_range = model_spacing([p.image for p in data.pairs], data.dims)
         record = TrainingRecord(
             date=now(),
             reason=reason,
@@ -441,7 +441,7 @@ class TrainingRun:
             net=self.plan.net,
             weights=checkpoint.weights,
             classes=data.classes,
-            channels=channels_of(self.init, images[0]),
+            channels=channels_of(self.init, first),
             normalization=data.normalization,
             spacing=spacing,
             units=units,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from napari_unetseg.runtime.distributed import ProcessGroup
     from napari_unetseg.training.training_state import Checkpoint
 
-LOOK_ALIKE = (
+NOTHING_TO_FREEZE = (
+    "There is no initial model and there are no encoder weights, so the encoder is not frozen."
+)
+INSEPARABLE = (
     "The labelled classes look alike to the new model, as when all strokes lie at an earlier "
     "mask's mistakes: paint some at typical places too, or go on from the earlier model."
 )

@@ -19,6 +19,7 @@ from helpers import blobs
 from napari_unetseg.cli import console, interrupts, main
 from napari_unetseg.cli.console import Meter
 from napari_unetseg.models.model import load_model
+from napari_unetseg.training import training_run
 from napari_unetseg.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,13 +141,13 @@ def test_a_signal_before_a_job_begins_is_a_sentence(
 def test_a_stop_before_the_first_step_says_that_nothing_was_learned(
     run: Run, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trainer.fit_head
+    real = training_run.fit_head
 
-    def begin(self: Trainer, **more: Any) -> None:
+    def begin(trainer: Trainer, **more: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
-        real(self, **more)
+        real(trainer, **more)
 
-    monkeypatch.setattr(Trainer, "fit_head", begin)
+    monkeypatch.setattr(training_run, "fit_head", begin)
     result = run("train", *files, "-o", tmp_path / "m", *STEPS)
     assert result.code == 143
     assert "Stopped by SIGTERM: Training was stopped before its first step" in result.err

@@ -249,6 +249,7 @@ def test_every_control_says_what_it_does(painted: Window) -> None:
         "Advanced settings",
         "Augmentation",
         "Chosen for these images",
+        "Other models at the same places",
         "Project",
     }
     assert set(mute) <= folds

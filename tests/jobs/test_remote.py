@@ -43,6 +43,7 @@ from napari_unetseg.core.events import Event, Notice, OtherSpacing, TilePredicte
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.metrics import Scores
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.predict import predict
@@ -728,7 +729,7 @@ def test_models_travel_with_what_is_said_of_them() -> None:
     assert decoded.reason is SetAside.FELL
 
 
-@pytest.mark.parametrize(("slow", "sent"), [(True, [1, 3, 4]), (False, [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("slow", "sent"), [(True, [1, 3, 4, 6]), (False, [1, 2, 3, 4, 5, 6])])
 def test_weights_that_nobody_waits_for_are_left_out_on_a_slow_line(
     monkeypatch: pytest.MonkeyPatch, slow: bool, sent: list[int]
 ) -> None:
@@ -750,6 +751,8 @@ def test_weights_that_nobody_waits_for_are_left_out_on_a_slow_line(
     ):
         clock[0] += later
         job._tell(ModelUpdated(model, None, 0.0, number, urgent))
+    found = Scores(("cells",), (1,), (0.9,), (0.8,), 99, 9)
+    job._tell(ModelUpdated(model, found, 0.0, 6))  # of an epoch
     job._tell(Notice("the end"))
     steps = []
     while (told := window.receive()[0]["event"])["kind"] == "ModelUpdated":

@@ -70,12 +70,13 @@ def run(
             control.push_annotations((offers[event.step](shown),))
 
 
-def training_places(pair: AnnotatedImage) -> np.ndarray:
-    """Where strokes train, and are not held out."""
+def training_places(pair: AnnotatedImage, *, held_out: bool = False) -> np.ndarray:
+    """Where strokes train, or where they are held out."""
     full = replace(
         pair, labels=np.where(np.indices(SHAPE).sum(0) % 2, 1, BACKGROUND_LABEL).astype(np.uint8)
     )
-    return np.asarray(TrainingDataset([full], 2, 0.15).planes[0].train != IGNORE_INDEX)
+    plane = TrainingDataset([full], 2, 0.15).planes[0]
+    return np.asarray((plane.validate if held_out else plane.train) != IGNORE_INDEX)
 
 
 def painted(pair: AnnotatedImage, second: np.ndarray) -> tuple[AnnotatedImage, np.ndarray]:
@@ -193,6 +194,19 @@ def test_a_stroke_that_confirms_the_mask_brings_no_newer_one(
 
     _, events = run(pair, {22: confirm}, steps=24)
     assert isinstance(after_renewal(events)[1], StepDone)
+
+
+def test_it_is_said_when_all_that_is_new_is_held_out(
+    world: tuple[AnnotatedImage, np.ndarray],
+) -> None:
+    pair, second = world
+    for held_out in (True, False):
+        spot = training_places(pair, held_out=held_out) & second & (pair.labels == 0)
+        assert spot.any()
+        newer = replace(pair, labels=np.where(spot, 1, pair.labels).astype(np.uint8))
+        _, events = run(pair, {3: lambda _, newer=newer: newer}, steps=6)
+        (renewed,) = of_kind(events, AnnotationsUpdated)
+        assert renewed.held_out is held_out
 
 
 def test_strokes_that_come_again_and_again_leave_the_training_its_time(
@@ -315,14 +329,18 @@ def test_newer_strokes_of_an_image_that_is_removed_draw_no_samples(
     brighter = Stack(np.asarray(pair.image.data) + 1, "YX")
     other, painted_other = replace(pair, image=brighter), replace(newer, image=brighter)
     control, renewed = JobControl(threads=1), list[AnnotationsUpdated]()
-    offers = {22: (pair, painted_other), 24: (pair,)}
+    offers, after = [(pair, painted_other), (pair,)], list[int]()
 
     def offer(event: Any) -> None:
-        if isinstance(event, StepDone) and event.step in offers:
-            control.push_annotations(offers.pop(event.step))
         if isinstance(event, AnnotationsUpdated):
             renewed.append(event)
+        if isinstance(event, StepDone) and event.step >= 22 and len(renewed) < 2:
+            control.push_annotations(offers[len(renewed)])
+        elif isinstance(event, StepDone) and len(renewed) == 2:
+            after.append(event.step)
+            if len(after) == 10:
+                control.stop()
 
-    settings = tiny(width=16, depth=3, steps=40)
+    settings = tiny(width=16, depth=3, steps=2000)
     train([pair, other], settings, control=control, on_event=offer)
     assert len(renewed) == 2

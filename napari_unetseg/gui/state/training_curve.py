@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
     from napari_unetseg.gui.state.session import Session
 
+CONTINUES = "Training continues with the new annotations: {:,} labelled pixels."
+HELD_OUT = (
+    "What you just painted lies in a block that is held out for the score, so the mask does not "
+    "follow it; paint the same elsewhere too."
+)
 MOST_CLASSES = 4
 """With more structures only the mean and the worst few are drawn."""
 WORST = 3
@@ -34,9 +39,7 @@ def note(session: Session, event: EpochDone | ModelUpdated | AnnotationsUpdated)
         case AnnotationsUpdated():
             mark = Mark(MarkKind.STROKES, event.step, event.seconds)
             session.marks = (*session.marks, mark)
-            session.say(
-                f"Training continues with the new annotations: {event.voxels:,} labelled pixels."
-            )
+            session.say(HELD_OUT if event.held_out else CONTINUES.format(event.voxels))
 
 
 def _point(event: EpochDone) -> Point:

@@ -100,13 +100,14 @@ class RemoteJob:
             self._fail(error)
 
     def _tell(self, event: Event) -> None:
-        """Send an event; weights that come faster than the line carries them are left out."""
-        began = time.monotonic()
-        if isinstance(event, ModelUpdated) and not event.urgent and began < self._next_model:
+        """Send an event; weights between epochs that the line is too slow for are left out."""
+        began, model = time.monotonic(), isinstance(event, ModelUpdated)
+        between = isinstance(event, ModelUpdated) and not (event.urgent or event.scores)
+        if between and began < self._next_model:
             return
         words, arrays = encode_event(event, self._server.models)
         self._send({"event": words}, arrays)
-        if isinstance(event, ModelUpdated):
+        if model:
             ended = time.monotonic()
             self._next_model = ended + (ended - began) / MAX_TIME_FRACTION
 
