@@ -90,6 +90,8 @@ class SetAside(StrEnum):
     """Its agreement fell, so that the training went back to an earlier one."""
     BEST = "best"
     """Its score was the best of the training, but the newest model is kept."""
+    LEFT = "left"
+    """The user chose to go on from the model that was set aside instead."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,8 +36,10 @@ from napari_unetseg.training.training_events import (
     TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
+    FAILED_AT_ONCE,
     INSEPARABLE,
     NOTHING_TO_FREEZE,
+    STOPPED_AT_ONCE,
     channels_of,
     describe_fall,
     describe_kept_classes,
@@ -306,6 +308,9 @@ class TrainingRun:
         wanted = self.group.alone and self.control.pop_set_aside_request()
         if not wanted or self._fallen is None:
             return
+        if self.state.steps > self._fallen.step:  # what was learned since is not lost
+            left = Checkpoint(self.trainer.weights(), self.state.steps)
+            yield ModelSetAside(self.model("another was chosen", left), SetAside.LEFT, left.step)
         self.trainer.restore(self._fallen.weights, 1.0)
         self.state.take_back(self._fallen)
         yield self._updated(self._fallen, urgent=True)
@@ -390,14 +395,7 @@ class TrainingRun:
         """Yield the outcome; return the newest model."""
         self.look()
         if self.untrained:
-            raise TrainingError(
-                "Training was stopped before its first step; nothing was learned yet."
-                if self.stopped
-                else (
-                    "Training failed in its first steps: the loss was NaN; check the image for "
-                    "invalid values or choose a smaller learning rate."
-                )
-            )
+            raise TrainingError(STOPPED_AT_ONCE if self.stopped else FAILED_AT_ONCE)
         if self.state.falls and not self.stopped:  # there is no second epoch to be sure
             yield from self._go_back()
         newest, best = self.state.newest, self.state.best

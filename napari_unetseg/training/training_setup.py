@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from napari_unetseg.runtime.distributed import ProcessGroup
     from napari_unetseg.training.training_state import Checkpoint
 
+STOPPED_AT_ONCE = "Training was stopped before its first step; nothing was learned yet."
+FAILED_AT_ONCE = (
+    "Training failed in its first steps: the loss was NaN; check the image for invalid values or "
+    "choose a smaller learning rate."
+)
 NOTHING_TO_FREEZE = (
     "There is no initial model and there are no encoder weights, so the encoder is not frozen."
 )

@@ -495,6 +495,27 @@ def test_the_model_that_was_set_aside_is_one_request_away(
     assert len(fell) == 1
 
 
+def test_what_was_learned_since_a_fall_is_set_aside_for_the_model_that_fell(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [0.2, 0.9, 0.5, 0.6, 0.9, 0.9])
+    control, asides, learned = JobControl(threads=1), list[ModelSetAside](), list[Any]()
+
+    def watch(event: Any) -> None:
+        if isinstance(event, ModelSetAside):
+            asides.append(event)
+        if isinstance(event, ModelUpdated) and event.step > 0 and not event.urgent:
+            learned.append(event.model.weights)
+        if isinstance(event, EpochDone) and event.epoch == 4:
+            control.ask_for_set_aside()
+
+    train([pair], tiny(epochs=5), control=control, on_event=watch)
+    fell, left = asides[:2]
+    assert (fell.reason, left.reason) == (SetAside.FELL, SetAside.LEFT)
+    assert left.step > fell.step
+    assert any(same(left.model.weights, one) for one in learned)
+
+
 def test_a_request_without_a_model_set_aside_changes_nothing(pair: AnnotatedImage) -> None:
     control = JobControl(threads=1)
     control.ask_for_set_aside()
