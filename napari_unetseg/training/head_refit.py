@@ -226,10 +226,13 @@ class HeadRefit:
         return functional.cross_entropy(logits, voxels.wanted, weight=weights)
 
     def apply(self, rows: Tensor) -> None:
-        """Move the last layers of network and EMA by the same difference."""
-        change = rows - self.start()
+        """Move the last layers of network, EMA and the distilled one by the same difference."""
+        trainer, change = self.trainer, rows - self.start()
+        networks = [trainer.network, trainer.ema_network]
+        if trainer.distillation is not None:
+            networks.append(trainer.distillation.network)
         with torch.no_grad():
-            for network in (self.trainer.network, self.trainer.ema_network):
+            for network in networks:
                 network.head.weight.add_(change[:, :-1].view_as(network.head.weight))
                 if network.head.bias is not None:
                     network.head.bias.add_(change[:, -1])

@@ -349,8 +349,7 @@ class TrainingRun:
         try:
             self._use(self.data.with_annotations(annotated, self.control.fixed))
             newer = self.data.labels_added_since(before)
-            answer = self._answer(newer)
-            if self._started or self.data.unlabelled:  # distil the mask that is shown from now on
+            if self._started or self.data.unlabelled:  # distil the mask that is shown
                 weights = self.trainer.weights() if self._started else self.state.initial
                 self._distill(weights, before)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
@@ -371,7 +370,7 @@ class TrainingRun:
         held_out = not newer and validated > before.validation_voxels
         voxels = self.data.train_voxels + validated
         yield AnnotationsUpdated(voxels, state.steps, state.seconds, held_out)
-        if answer is not None:
+        if (answer := self._answer(newer)) is not None:
             yield self._updated(answer, urgent=True)
 
     @property
