@@ -28,7 +28,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,)."""
 
 
-FOCUS_RATE, RECENT_RATE = 0.5, 0.2
+FOCUS_RATE, RECENT_RATE = 0.3, 0.15
 """Fractions of the samples that contain a voxel of the newest strokes, in the first steps after
 them and later.
 """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndex, VoxelIndices
     from napari_unetseg.training.trainer import Trainer
 
-STROKE_WEIGHTS = (0.15, 0.3, 0.45, 0.65, 0.85)
+STROKE_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.85)
 """Weights of newer strokes among all labels; the least that suffices is kept."""
 DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
@@ -44,7 +44,7 @@ MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
 """Most voxels of each kind in the fit."""
 ITERATIONS = 15
 """L-BFGS iterations for each weight, from the solution of the one before."""
-ENOUGH = 0.6
+ENOUGH = 0.55
 """Fraction of the wrong voxels of newer strokes that the refit makes right."""
 TOLERATED_ERROR = 0.1
 """Fraction of newer voxels that may be wrong without a refit, since stroke rims are imprecise."""

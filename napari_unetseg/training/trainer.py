@@ -54,7 +54,7 @@ EMA_DECAY = 0.99
 EMA_DECAY_FROM_INIT = 0.97
 """The same in the first steps from an initial model, so that new strokes show in seconds."""
 FOCUS_STEPS = 25
-"""Steps after newer strokes in which half of the samples are drawn to them."""
+"""Steps after newer strokes in which more of the samples are drawn to them."""
 FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
