@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> Json:
     marks = [0, *options.marks]
     report: Json = {
         "machine": machine(),
-        "body": str(options.body or "shipped"),
+        "body": options.body.name if options.body else "shipped",
         "changed": [*options.set, *options.change],
         "strokes": "at mistakes" if options.mistakes else "given",
         "tests": options.tests,
