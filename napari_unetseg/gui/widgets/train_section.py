@@ -61,12 +61,7 @@ class TrainPanel(Panel):
         self.result = hint()
         self.result.setProperty("role", "result")
         self.chosen = AutoSettingsList()
-        self.set_aside = QPushButton("Show the newer model")
-        self.set_aside.setToolTip(
-            "Its agreement with held-out labels was lower, but you judge masks better: look at it. "
-            "Both models stay in the list under Model."
-        )
-        self.set_aside.clicked.connect(training.show_set_aside)
+        self.set_aside = _set_aside_button(training)
         for widget in (
             self.progress,
             self.doing,
@@ -178,3 +173,14 @@ class TrainPanel(Panel):
                 minutes=amount if which == "minutes" else None,
                 epochs=round(amount or 0) if which == "epochs" else None,
             )
+
+
+def _set_aside_button(training: Training) -> QPushButton:
+    """The button that shows the model from which a training went back."""
+    button = QPushButton("Show the newer model")
+    button.setToolTip(
+        "Its agreement with held-out labels was lower, but you judge masks better: look at it. "
+        "Both models stay in the list under Model."
+    )
+    button.clicked.connect(training.show_set_aside)
+    return button
