@@ -230,10 +230,15 @@ class OutputLock:
                 owner, changed = self._read_note()
                 if changed and not self._is_dead(owner, changed):
                     return owner
-                self._take_away(owner)
+                if changed:  # else its owner has just removed it
+                    self._take_away(owner)
                 continue
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(asdict(mine), file)
+            self._await_others()
+            owner = self._read_note()[0]
+            if owner != mine:
+                return owner
             self._mine = mine
             return None
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self._note))
@@ -258,14 +263,21 @@ class OutputLock:
         return time.monotonic() - self._seen_at > STALE_SECONDS
 
     def _take_away(self, owner: LockOwner) -> None:
-        """Remove a dead owner's file, but not that of another program that just did so."""
+        """Remove a dead owner's file; put back that of a program that just did the same."""
         aside = self._note.with_name(f"{self._note.name}.{secrets.token_hex(4)}")
         with suppress(FileNotFoundError):
             self._note.rename(aside)
-            if self._read_note(aside)[0] != owner:
-                with suppress(OSError):
-                    os.link(aside, self._note)
-            aside.unlink()
+            if self._read_note(aside)[0] == owner:
+                aside.unlink()
+            else:
+                aside.replace(self._note)
+
+    def _await_others(self) -> None:
+        """Wait until no program has a file aside that it may put back; a killed one leaves it."""
+        for _ in range(MAX_TRIES):
+            if not any(self.folder.glob(f"{self._note.name}.*")):
+                return
+            time.sleep(0.001)
 
     def _touch(self) -> None:
         while not self._stop.wait(TOUCH_SECONDS):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,30 @@ def test_a_killed_owner_is_noticed_at_once(
     process.communicate()
 
 
+@pytest.fixture
+def many_switches() -> Iterator[None]:
+    """Threads that take turns every 10 microseconds, so that rare orders of steps occur."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("refused", "many_switches")
+def test_never_two_at_once_after_a_killed_owner_without_locks(tmp_path: Path) -> None:
+    """Several programs notice at the same time that an owner is dead, and remove its file."""
+    lock = OutputLock(tmp_path / "first")
+    assert lock.take() is None
+    machine = json.loads((tmp_path / "first" / "owner.json").read_text())["machine"]
+    lock.release()
+    for turn in range(20):
+        folder = tmp_path / str(turn)
+        left_note(folder, process=2**22 + 5, machine=machine)
+        assert most_at_once(folder, rounds=2) == 1
+        assert not folder.exists()
+
+
+@pytest.mark.usefixtures("many_switches")
 @pytest.mark.parametrize("system", ["locks", "none"])
 def test_never_two_at_once_while_lock_files_come_and_go(
     tmp_path: Path, system: str, request: pytest.FixtureRequest
@@ -102,11 +127,17 @@ def test_never_two_at_once_while_lock_files_come_and_go(
     """Each release takes the lock file and its folder away while others try to open them."""
     if system == "none":
         request.getfixturevalue("refused")
+    assert most_at_once(tmp_path / "work", rounds=40) == 1
+    assert not (tmp_path / "work").exists()
+
+
+def most_at_once(folder: Path, rounds: int) -> int:
+    """How many of four threads had the lock at the same time, at most."""
     inside, most, done = [0], [0], []
 
     def work() -> None:
-        lock = OutputLock(tmp_path / "work")
-        for _ in range(40):
+        lock = OutputLock(folder)
+        for _ in range(rounds):
             while lock.take() is not None:
                 time.sleep(0.0005)
             inside[0] += 1
@@ -122,8 +153,7 @@ def test_never_two_at_once_while_lock_files_come_and_go(
     for thread in threads:
         thread.join(60)
     assert len(done) == 4
-    assert most == [1]
-    assert not (tmp_path / "work").exists()
+    return most[0]
 
 
 def test_an_owner_on_another_computer_is_dead_when_its_note_is_not_touched(
