@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,14 +21,12 @@ from napari_unetseg.training.saved_state import (
     Identity,
     SavedState,
     Tensors,
+    capture,
     expected,
-    give_back,
-    taken,
+    restore,
 )
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.settings import TrainSettings
-    from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
     from napari_unetseg.training.trainer import Trainer
@@ -42,10 +41,9 @@ OF_A_RUN = {"threads", "device"}
 """Settings that may differ when a training is resumed."""
 
 
-def identity(
-    data: TrainingDataset, settings: TrainSettings, plan: TrainingPlan, init: Model | None
-) -> Identity:
+def identity(trainer: Trainer, plan: TrainingPlan, init: Model | None) -> Identity:
     """Identity of a training, from its data, settings, plan and initial model."""
+    data = trainer.data
     labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())
     for plane in data.planes:
         labels.update(repr((data.place_of(plane), plane.train.shape)).encode())
@@ -54,7 +52,7 @@ def identity(
     images = repr((data.fingerprints, data.normalization))
     return Identity(
         version=versions()["napari-unetseg"],
-        settings=settings.model_dump(mode="json", exclude=OF_A_RUN),
+        settings=trainer.settings.model_dump(mode="json", exclude=OF_A_RUN),
         model=init.id if init else "",
         images=hashlib.blake2b(images.encode(), digest_size=16).hexdigest(),
         labels=labels.hexdigest()[:32],
@@ -71,8 +69,8 @@ class Checkpoints:
         The checkpoint file.
     trainer, progress
         Of the training, before its first step.
-    identity
-        Returns the identity of the training, when it is needed.
+    init
+        The model that it continues from.
     """
 
     def __init__(
@@ -80,11 +78,9 @@ class Checkpoints:
         file: CheckpointFile | None,
         trainer: Trainer,
         progress: TrainingState,
-        identity: Callable[[], Identity],
+        init: Model | None,
     ) -> None:
-        self._file, self._trainer, self._progress = file, trainer, progress
-        self._identity = identity
-        self._known: Identity | None = None
+        self._file, self._trainer, self._progress, self._init = file, trainer, progress, init
         self._said = False
         self._next = time.monotonic() + EVERY_S
 
@@ -107,34 +103,29 @@ class Checkpoints:
         about = expected(state, self._trainer)
         tensors = found[1] if found else {n: torch.zeros(s, dtype=d) for n, (s, d) in about.items()}
         group.broadcast(tensors[name] for name in sorted(tensors))
-        give_back(state, tensors, self._trainer, self._progress)
+        restore(state, tensors, self._trainer, self._progress)
         self._file.steps = state.progress.steps
         return True
 
     def _read(self, file: CheckpointFile) -> tuple[SavedState, Tensors] | None:
-        if (found := file.read()) is None:
-            return None
-        words, read_tensors = found
         try:
+            if (found := file.read()) is None:
+                return None
+            words, read_tensors = found
             state = SavedState.model_validate(words)
-            self._check(file, state)
+            if differs := state.training.differs_from(self._training):
+                raise TrainingError(
+                    f"{file.path} holds step {state.progress.steps} of another training, "
+                    f"{differs}; repeat the command that started it, or add --no-resume to start "
+                    "anew and replace it."
+                )
             return state, read_tensors(expected(state, self._trainer))
         except (ValidationError, ModelFileError, KeyError) as error:
             raise file.damaged() from error
 
-    def _check(self, file: CheckpointFile, state: SavedState) -> None:
-        """Refuse the state of another training, so that it is not overwritten."""
-        if differs := state.training.differs_from(self._training):
-            raise TrainingError(
-                f"{file.path} holds step {state.progress.steps} of another training, {differs}; "
-                "repeat the command that started it, or add --no-resume to start anew and "
-                "replace it."
-            )
-
-    @property
+    @cached_property
     def _training(self) -> Identity:
-        self._known = self._known or self._identity()
-        return self._known
+        return identity(self._trainer, self._progress.plan, self._init)
 
     def keep(self, *, now: bool = False) -> Generator[Notice, None, None]:
         """Write the state when it is due, or ``now``; report the first failure."""
@@ -155,7 +146,7 @@ class Checkpoints:
     def _write(self, file: CheckpointFile) -> str:
         """Write the state; return a failure's reason."""
         try:
-            state, tensors = taken(self._trainer, self._progress, self._training)
+            state, tensors = capture(self._trainer, self._progress, self._training)
             file.write(tensors, json.loads(state.model_dump_json()), state.progress.steps)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from napari_unetseg.core import file_locks
-from napari_unetseg.core.errors import ModelFileError, TrainingError
+from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.models import model_file
 from napari_unetseg.runtime.distributed import world
 
@@ -105,15 +105,11 @@ class CheckpointFile:
 
         Raises
         ------
-        TrainingError
+        ModelFileError
             The file is damaged, or of another version.
         """
-        if not self.resume or not self.path.exists():
-            return None
-        try:
-            return model_file.read(self.path, model_file.CHECKPOINT)
-        except ModelFileError as error:
-            raise self.damaged() from error
+        there = self.resume and self.path.exists()
+        return model_file.read(self.path, model_file.CHECKPOINT) if there else None
 
     def damaged(self) -> TrainingError:
         """The error for an unusable file."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from napari_unetseg.core.metrics import Scores
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from napari_unetseg.training.training_state import TrainingState
 
 Tensors = dict[str, Tensor]
+MOMENTS = "exp_avg", "exp_avg_sq"
+"""What AdamW remembers of each parameter, beside its number of steps."""
 
 
 class _State(BaseModel):
@@ -43,13 +45,14 @@ class Identity(_State):
 
     def differs_from(self, other: Identity) -> str:
         """The first difference, in words; empty if both are the same training."""
-        if self.version != other.version:
-            return f"started by napari-unetseg {self.version}, but this is {other.version}"
-        if self.settings != other.settings:
-            names = sorted(n for n in other.settings if self.settings.get(n) != other.settings[n])
-            changes = (f"{n}: {self.settings.get(n)}, now {other.settings[n]}" for n in names)
-            return f"with other options ({', '.join(changes)})"
+        changes = (
+            f"{name}: {self.settings.get(name)}, now {value}"
+            for name, value in sorted(other.settings.items())
+            if self.settings.get(name) != value
+        )
         parts = {
+            "version": f"started by napari-unetseg {self.version}, but this is {other.version}",
+            "settings": f"with other options ({', '.join(changes)})",
             "model": "from another model",
             "images": "on other images",
             "labels": "with other labels",
@@ -68,9 +71,14 @@ class TrainerFields(_State):
     lr_backoff: float
     frozen_batchnorm: bool
     separable: float
-    class_priors: tuple[float, ...] | None = Field(
-        validation_alias=AliasChoices("class_priors", "shares")
-    )
+    class_priors: tuple[float, ...] | None
+
+
+class Kept(_State):
+    """A checkpoint without its weights."""
+
+    step: int
+    scores: Scores | None
 
 
 class TrainingStateFields(_State):
@@ -87,134 +95,96 @@ class TrainingStateFields(_State):
     best_score: float
     falls: int
     fitted: bool
-
-
-class Kept(_State):
-    """Number of stored weights, with their scores."""
-
-    weights: int
-    step: int
-    scores: Scores | None
+    newest: Kept | None
+    best: Kept | None
 
 
 class SavedState(_State):
     """A training between two steps, without the tensors.
 
-    Newer annotations are not part of it, since they end checkpointing.
+    Newer annotations are not part of it, since they end checkpointing. Neither are the initial
+    weights, which a training begins with again and needs only until there are newer ones.
     """
 
     training: Identity
     seconds: float
     trainer: TrainerFields
     progress: TrainingStateFields
-    newest: Kept | None
-    best: Kept | None
-    initial: int | None
-    """Number of the initial weights; None where they are no longer needed."""
     scaler: dict[str, int | float]
     optimized: tuple[str, ...]
     """Parameters with optimiser state."""
 
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """The checkpoints that there are, by their name in the training state."""
+        found = {"newest": self.progress.newest, "best": self.progress.best}
+        return {name: kept for name, kept in found.items() if kept}
 
-def taken(
+
+def capture(
     trainer: Trainer, progress: TrainingState, training: Identity
 ) -> tuple[SavedState, Tensors]:
     """The state of a training, and its tensors on the CPU."""
-    sets: list[Tensors] = []
-
-    def number(weights: Tensors) -> int:
-        if not any(weights is known for known in sets):
-            sets.append(weights)
-        return next(n for n, known in enumerate(sets) if weights is known)
-
-    def kept(one: Checkpoint | None) -> Kept | None:
-        return Kept(weights=number(one.weights), step=one.step, scores=one.scores) if one else None
-
-    newest, best = kept(progress.newest), kept(progress.best)
-    again = any(progress.initial is known for known in sets)
-    remembered = _optimizer(trainer)
+    moments = trainer.optimizer.state
+    optimized = {n: moments[p] for n, p in trainer.network.named_parameters() if moments.get(p)}
     state = SavedState(
         training=training,
         seconds=progress.seconds,
         trainer=TrainerFields.model_validate(trainer),
         progress=TrainingStateFields.model_validate(progress),
-        newest=newest,
-        best=best,
-        initial=number(progress.initial) if again else None,
         scaler=trainer.scaler.state_dict(),
-        optimized=tuple(remembered),
+        optimized=tuple(optimized),
     )
-    now = {"network": trainer.copied(trainer.network), "ema": trainer.weights()}
-    named = now | {f"kept {n}": weights for n, weights in enumerate(sets)}
-    tensors = {f"{group}.{n}": t for group, some in named.items() for n, t in some.items()}
-    for name, values in remembered.items():
-        for what, value in values.items():
-            plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            tensors[f"optimizer {what}.{name}"] = plain
-    return state, tensors
-
-
-def _optimizer(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """Optimiser state of each parameter: steps and moments of its gradient."""
-    state = trainer.optimizer.state
-    return {n: state[p] for n, p in trainer.network.named_parameters() if state.get(p)}
+    groups = {"network": trainer.network.state_dict(), "ema": trainer.ema_network.state_dict()}
+    groups |= {name: getattr(progress, name).weights for name in state.kept}
+    for what in ("step", *MOMENTS):
+        groups[what] = {name: values[what] for name, values in optimized.items()}
+    return state, {
+        f"{group}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for group, tensors in groups.items()
+        for name, tensor in tensors.items()
+    }
 
 
 def expected(state: SavedState, trainer: Trainer) -> Expected:
     """Shape and dtype of each tensor of a state, for a trainer of the same training."""
     network = {n: (tuple(t.shape), t.dtype) for n, t in trainer.network.state_dict().items()}
-    groups = ["network", "ema", *(f"kept {n}" for n in _numbers(state))]
-    tensors = {f"{g}.{n}": about for g in groups for n, about in network.items()}
-    for name in state.optimized:
-        shape, dtype = network[name]
-        tensors[f"optimizer step.{name}"] = ((), torch.float32)
-        for what in ("exp_avg", "exp_avg_sq"):
-            tensors[f"optimizer {what}.{name}"] = (shape, dtype)
-    return tensors
+    optimized = {name: network[name] for name in state.optimized}
+    groups = {name: network for name in ("network", "ema", *state.kept)}
+    groups |= {what: optimized for what in MOMENTS}
+    groups["step"] = {name: ((), torch.float32) for name in optimized}
+    return {f"{g}.{n}": about for g, tensors in groups.items() for n, about in tensors.items()}
 
 
-def _numbers(state: SavedState) -> list[int]:
-    return sorted({kept.weights for kept in (state.newest, state.best) if kept})
-
-
-def give_back(
+def restore(
     state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer, progress: TrainingState
 ) -> None:
     """Restore a state into a new trainer and training state."""
+    names = list(trainer.network.state_dict())
 
-    def group(name: str) -> Tensors:
-        names = trainer.network.state_dict()
-        return {n: tensors[f"{name}.{n}"] for n in names}
+    def weights(group: str) -> Tensors:
+        return {name: tensors[f"{group}.{name}"] for name in names}
 
-    trainer.network.load_state_dict(group("network"))
-    trainer.ema_network.load_state_dict(group("ema"))
-    _give_optimizer(state, tensors, trainer)
+    trainer.network.load_state_dict(weights("network"))
+    trainer.ema_network.load_state_dict(weights("ema"))
+    _restore_optimizer(state, tensors, trainer)
     _set(trainer, state.trainer)
     trainer.use(trainer.data)  # updates the class weights
     _set(progress, state.progress)
     progress.seconds_before = state.seconds
-    sets = {n: group(f"kept {n}") for n in _numbers(state)}
-
-    def given(kept: Kept | None) -> Checkpoint | None:
-        return Checkpoint(sets[kept.weights], kept.step, kept.scores) if kept else None
-
-    progress.newest, progress.best = given(state.newest), given(state.best)
-    if state.initial is not None:
-        progress.initial = sets[state.initial]
+    for name, kept in state.kept.items():
+        setattr(progress, name, Checkpoint(weights(name), kept.step, kept.scores))
 
 
-def _give_optimizer(state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
+def _restore_optimizer(state: SavedState, tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
     """Fill the optimiser; its moments need the memory layout of their parameters."""
     parameters = dict(trainer.network.named_parameters())
     for name in state.optimized:
-        parameter = parameters[name]
-        means = ("exp_avg", "exp_avg_sq")
-        saved = {what: tensors[f"optimizer {what}.{name}"] for what in means}
-        values = {what: torch.zeros_like(parameter).copy_(one) for what, one in saved.items()}
-        fused = trainer.optimizer.defaults["fused"]
-        step = tensors[f"optimizer step.{name}"].clone()
-        values["step"] = step.to(parameter.device) if fused else step
-        trainer.optimizer.state[parameter] = values
+        parameter, step = parameters[name], tensors[f"step.{name}"].clone()
+        trainer.optimizer.state[parameter] = {
+            "step": step.to(parameter.device) if trainer.optimizer.defaults["fused"] else step,
+            **{m: torch.zeros_like(parameter).copy_(tensors[f"{m}.{name}"]) for m in MOMENTS},
+        }
     if state.scaler:
         trainer.scaler.load_state_dict(state.scaler)
 

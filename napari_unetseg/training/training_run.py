@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import TrainingError, UserError
@@ -23,7 +22,7 @@ from napari_unetseg.runtime.devices import device_name, pick_device, release_mem
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
-from napari_unetseg.training.checkpoint import Checkpoints, identity
+from napari_unetseg.training.checkpoint import Checkpoints
 from napari_unetseg.training.initial_fit import fit_head
 from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
@@ -104,8 +103,7 @@ class TrainingRun:
         self.state = TrainingState(self.plan, settings, self.trainer.weights(), clock)
         if self.start_model:
             self._distill(self.state.initial, None)
-        which = partial(identity, self.data, settings, self.plan, init)
-        self.checkpoints = Checkpoints(checkpoint, self.trainer, self.state, which)
+        self.checkpoints = Checkpoints(checkpoint, self.trainer, self.state, init)
         self.resumed = self.checkpoints.resume()
         self.model_selection = ModelSelection(self.trainer, self._interrupt)
         self.updated_at, self.update_seconds = -math.inf, 0.0
