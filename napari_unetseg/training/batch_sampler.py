@@ -38,7 +38,7 @@ class Focus:
     """Voxels that samples are drawn to, at least one."""
 
     def __init__(self, voxels: VoxelIndices) -> None:
-        self._voxels = voxels
+        self.voxels = voxels
         self._ends = np.cumsum([len(indices) for _, indices in voxels])
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Focus:
     def __getitem__(self, number: int) -> VoxelIndex:
         """The plane and the flat index of a voxel."""
         which = int(np.searchsorted(self._ends, number, side="right"))
-        plane, indices = self._voxels[which]
+        plane, indices = self.voxels[which]
         return plane, int(indices[number - self._ends[which]])
 
 

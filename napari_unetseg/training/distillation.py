@@ -46,7 +46,7 @@ class Distillation:
     """
 
     def __init__(self, network: UNet, data: TrainingDataset, seen: Collection[str]) -> None:
-        self.network = network.folded().requires_grad_(False)
+        self.follow(network)
         known = [
             pair.corrections is not None or fingerprint in seen
             for pair, fingerprint in zip(data.pairs, data.fingerprints, strict=True)
@@ -56,6 +56,10 @@ class Distillation:
             planes = []
         self.planes = [plane for plane in planes if _without_blocks(plane).size]
         self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
+
+    def follow(self, network: UNet) -> None:
+        """Distil a copy of this network from now on."""
+        self.network = network.folded().requires_grad_(False)
 
     def labels(self, plane: LabelledPlane) -> np.ndarray:
         """Class indices to train on, with `HELD_OUT` where nothing may be distilled."""

@@ -8,8 +8,7 @@ https://arxiv.org/abs/1606.09282).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -30,14 +29,14 @@ DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, MOST_NEWER_CROPS = 2, 6
-"""Crops around newer strokes, at least, and at most where these lie far apart."""
+MOST_NEWER_CROPS = 6
+"""Most crops around newer strokes, where these lie far apart."""
 LABEL_CROPS, PLANE_CROPS = 4, 10
 """Crops around any labels, and planes that are cropped anywhere: of each image that was painted on
 the mask is to stay.
 """
 MOST_ANCHORS = 200
-"""Voxels of newer strokes among which the crops' are chosen."""
+"""Voxels of newer strokes among which the centres of their crops are chosen."""
 MARGIN = 24
 """Voxels that a crop around newer strokes is larger than a patch, on either side."""
 MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
@@ -52,17 +51,11 @@ STREAM = 2**20
 """Separates the random numbers of refits from those of steps."""
 
 
-@dataclass(slots=True)
-class _Voxels:
+class _Voxels(NamedTuple):
     """Features (V, F) of voxels, and what they should be: classes (V,) or probabilities (V, K)."""
 
     features: Tensor
     wanted: Tensor
-
-    def thinned(self, most: int, rng: np.random.Generator) -> _Voxels:
-        kept = torch.from_numpy(rng.permutation(len(self.features))[:most])
-        kept = kept.to(self.features.device)
-        return _Voxels(self.features[kept], self.wanted[kept])
 
 
 class HeadRefit:
@@ -104,71 +97,57 @@ class HeadRefit:
         strokes, labelled, distilled = [], [], []
         for plane, anchor, margin in self._places(rng):
             self._between()
-            image, *masks, truth = self._crop(plane, anchor, margin)
+            image, newer, earlier, free, truth = self._crop(plane, anchor, margin)
             seen.clear()
             logits = network(image[None])[0].float().movedim(0, -1)
             features = seen[0][0].float().movedim(0, -1)
-            newer, earlier, free = masks
             strokes.append(_Voxels(features[newer], truth[newer].long()))
             labelled.append(_Voxels(features[earlier], truth[earlier].long()))
             soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
-            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS, rng))
-        self.strokes = _joined(strokes).thinned(MOST_NEWER, rng)
-        self.labelled = _joined(labelled).thinned(MOST_LABELLED, rng)
-        self.distilled = _joined(distilled).thinned(MOST_DISTILLED, rng)
+            distilled.append(_drawn([soft], MOST_DISTILLED // PLANE_CROPS, rng))
+        self.strokes = _drawn(strokes, MOST_NEWER, rng)
+        self.labelled = _drawn(labelled, MOST_LABELLED, rng)
+        self.distilled = _drawn(distilled, MOST_DISTILLED, rng)
 
     def _places(self, rng: np.random.Generator) -> list[tuple[LabelledPlane, int, int]]:
         """Plane, anchor and margin of crops: on newer strokes, on any labels, and anywhere."""
         data = self.trainer.data
-        anywhere = rng.permutation(len(data.planes))[:PLANE_CROPS].tolist()
-        anywhere += rng.integers(len(data.planes), size=PLANE_CROPS - len(anywhere)).tolist()
-        planes = [data.planes[number] for number in anywhere]
+        planes = [data.planes[n] for n in np.resize(rng.permutation(len(data.planes)), PLANE_CROPS)]
         return [
-            *((plane, anchor, MARGIN) for plane, anchor in self._spread()),
+            *((plane, anchor, MARGIN) for plane, anchor in self._spread(rng)),
             *((*data.sample_anchor(rng), 0) for _ in range(LABEL_CROPS)),
             *((plane, int(rng.integers(plane.train.size)), 0) for plane in planes),
         ]
 
-    def _spread(self) -> list[VoxelIndex]:
-        """Voxels of the newer strokes, each as far as possible from those before."""
-        numbers = np.linspace(0, len(self._focus) - 1, MOST_ANCHORS).astype(int).tolist()
-        found = [self._focus[number] for number in dict.fromkeys(numbers)]
-        planes = np.array([id(plane) for plane, _ in found])
-        at = np.array([np.unravel_index(flat, plane.train.shape) for plane, flat in found])
-        chosen: list[VoxelIndex] = []
-        away = np.full(len(found), np.inf)
-        while len(chosen) < MOST_NEWER_CROPS:
-            far = int(away.argmax())
-            if len(chosen) >= NEWER_CROPS and away[far] <= min(self.trainer.patch) / 2:
-                break
-            chosen.append(found[far])
-            steps = np.abs(at - at[far]).max(1)
-            away = np.minimum(away, np.where(planes == planes[far], steps, np.inf))
-        return chosen
+    def _spread(self, rng: np.random.Generator) -> list[VoxelIndex]:
+        """Voxels of the newer strokes, half a patch or more from each other."""
+        chosen: list[tuple[LabelledPlane, int, np.ndarray]] = []
+        for number in rng.permutation(len(self._focus))[:MOST_ANCHORS].tolist():
+            plane, flat = self._focus[number]
+            at = np.array(np.unravel_index(flat, plane.train.shape))
+            others = [there for other, _, there in chosen if other is plane]
+            if all(np.abs(at - there).max() > min(self.trainer.patch) / 2 for there in others):
+                chosen.append((plane, flat, at))
+        return [(plane, flat) for plane, flat, _ in chosen[:MOST_NEWER_CROPS]]
 
     def _crop(self, plane: LabelledPlane, anchor: int, margin: int) -> tuple[Tensor, ...]:
-        """An image; where newer, earlier and no labels are, without the margin; the labels.
+        """An image; where newer, earlier and no labels are; the labels.
 
         It is cut as in prediction, so that its features are those of the mask: it starts at a
         multiple of the stride, and ends at the image's border.
         """
-        trainer, shape = self.trainer, plane.train.shape
+        trainer, shape, region = self.trainer, plane.train.shape, []
         edges = [*trainer.patch[:-2], *(edge + 2 * margin for edge in trainer.patch[-2:])]
-        region, inner = [], []
         center = np.unravel_index(anchor, shape)
         for c, edge, size, stride in zip(center, edges, shape, trainer.network.stride, strict=True):
             start = max(0, min(int(c) - edge // 2, size - edge)) // stride * stride
-            stop = min(size, start + edge)
-            rim = margin if edge > margin else 0
-            region.append(slice(start, stop))
-            inner.append(slice(rim if start else 0, stop - start - (rim if stop < size else 0)))
-        where, inside = tuple(region), np.zeros([r.stop - r.start for r in region], bool)
-        inside[tuple(inner)] = True
-        truth, newer = plane.train[where], inside & False
+            region.append(slice(start, min(size, start + edge)))
+        where = tuple(region)
+        truth, newer = plane.train[where], np.zeros([s.stop - s.start for s in region], bool)
         if id(plane) in self._newer:
             newer = self._newer[id(plane)][where]
         known = truth != IGNORE_INDEX
-        masks = newer & inside, known & ~newer & inside, ~known & _away_from(newer) & inside
+        masks = newer, known & ~newer, ~known & _away_from(newer)
         arrays = (trainer.data.read(plane, where), *masks, truth)
         return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(trainer.device) for a in arrays)
 
@@ -204,11 +183,10 @@ class HeadRefit:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = weight * self._error(self.strokes, rows)
+            loss = weight * _error(self.strokes, rows)
             if len(self.labelled.features):
-                loss = loss + (1 - weight) * self._error(
-                    self.labelled, rows, self.trainer.class_weights
-                )
+                labelled = _error(self.labelled, rows, self.trainer.class_weights)
+                loss = loss + (1 - weight) * labelled
             if len(self.distilled.features):
                 logs = _applied(self.distilled.features, rows).log_softmax(1)
                 loss = loss - DISTILLATION_WEIGHT * (self.distilled.wanted * logs).sum(1).mean()
@@ -219,28 +197,40 @@ class HeadRefit:
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return rows.detach()
 
-    def _error(self, voxels: _Voxels, rows: Tensor, weights: Tensor | None = None) -> Tensor:
-        logits = _applied(voxels.features, rows)
-        if weights is None:
-            return functional.cross_entropy(logits, voxels.wanted)
-        return functional.cross_entropy(logits, voxels.wanted, weight=weights)
-
     def apply(self, rows: Tensor) -> None:
-        """Move the last layers of network, EMA and the distilled one by the same difference."""
+        """Move the last layers of network and EMA by the same difference; distil that EMA."""
         trainer, change = self.trainer, rows - self.start()
-        networks = [trainer.network, trainer.ema_network]
-        if trainer.distillation is not None:
-            networks.append(trainer.distillation.network)
         with torch.no_grad():
-            for network in networks:
-                network.head.weight.add_(change[:, :-1].view_as(network.head.weight))
-                if network.head.bias is not None:
-                    network.head.bias.add_(change[:, -1])
+            for head in (trainer.network.head, trainer.ema_network.head):
+                assert head.bias is not None
+                head.weight.add_(change[:, :-1].view_as(head.weight))
+                head.bias.add_(change[:, -1])
+        if trainer.distillation is not None:
+            trainer.distillation.follow(trainer.ema_network)
+
+
+def refit_head(
+    trainer: Trainer, newer: VoxelIndices, number: int, between: Callable[[], object]
+) -> bool:
+    """Refit the last layer to newer strokes that the shown mask has wrong; False: none are.
+
+    Samples are drawn to the strokes from now on. Parameters as in `HeadRefit`.
+    """
+    trainer.focus_on(newer)
+    refit = HeadRefit(trainer, newer, number, between)
+    rows = refit.solve()
+    if rows is not None:
+        refit.apply(rows)
+    return rows is not None
 
 
 def _applied(features: Tensor, rows: Tensor) -> Tensor:
     """Logits (V, classes) of features (V, F)."""
     return _two(features @ rows[:, :-1].T + rows[:, -1])
+
+
+def _error(voxels: _Voxels, rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    return functional.cross_entropy(_applied(voxels.features, rows), voxels.wanted, weight=weights)
 
 
 def _marked(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
@@ -254,12 +244,9 @@ def _away_from(marked: np.ndarray) -> np.ndarray:
     """Voxels farther than `KEEP_AWAY` in Y and X from marked ones."""
     if not marked.any():
         return ~marked
-    planes = marked.reshape(-1, *marked.shape[-2:])
-    distances = [
-        distance_transform_edt(~plane) if plane.any() else np.full(plane.shape, np.inf)
-        for plane in planes
-    ]
-    return np.stack(distances).reshape(marked.shape) > KEEP_AWAY
+    steps = [1] * marked.ndim
+    steps[:-2] = [2 * KEEP_AWAY] * (marked.ndim - 2)  # no other plane is near
+    return np.asarray(distance_transform_edt(~marked, sampling=steps) > KEEP_AWAY)
 
 
 def _two(logits: Tensor) -> Tensor:
@@ -267,5 +254,8 @@ def _two(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
 
-def _joined(parts: list[_Voxels]) -> _Voxels:
-    return _Voxels(torch.cat([p.features for p in parts]), torch.cat([p.wanted for p in parts]))
+def _drawn(parts: list[_Voxels], most: int, rng: np.random.Generator) -> _Voxels:
+    """At most so many voxels of these, at random."""
+    features, wanted = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    kept = torch.from_numpy(rng.permutation(len(features))[:most]).to(features.device)
+    return _Voxels(features[kept], wanted[kept])

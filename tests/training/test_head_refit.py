@@ -21,13 +21,14 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
-from napari_unetseg.training import model_selection
+from napari_unetseg.training import training_run, training_state
 from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
     EpochDone,
+    ModelSetAside,
     ModelUpdated,
     Outcome,
     StepDone,
@@ -136,6 +137,24 @@ def test_an_answer_stays_in_the_steps_that_follow(
     assert (before[spot] == 0).mean() > 0.5
     assert (predict(answer.model, pair.image)[spot] == 1).mean() > 0.5
     assert (mask[spot] == 1).mean() > 0.8
+    assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.9
+
+
+def test_a_training_that_goes_back_answers_the_newest_strokes_again(
+    world: tuple[AnnotatedImage, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best model is of before the strokes, so that it has them wrong."""
+    pair, second = world
+    newer, spot = painted(pair, second)
+    monkeypatch.setattr(training_state, "fell", lambda *_: True)
+    _, events = run(pair, {22: lambda _: newer}, epochs=3)
+    at = next(i for i, e in enumerate(events) if isinstance(e, ModelSetAside))
+    back = next(e for e in events[at:] if isinstance(e, ModelUpdated))
+    assert back.urgent
+    first = next(e for e in events if isinstance(e, ModelUpdated))
+    assert (predict(first.model, pair.image)[spot] == 0).mean() > 0.5
+    mask = predict(back.model, pair.image)
+    assert (mask[spot] == 1).mean() > 0.5
     assert ((mask > 0) == (pair.labels == 1))[pair.labels > 0].mean() > 0.9
 
 
@@ -279,11 +298,11 @@ def test_copies_of_shown_weights_take_little_of_the_time(
         time.sleep(seconds_of_a_copy)
         return trainer.copied(trainer.ema_network)
 
-    monkeypatch.setattr(model_selection, "SHOW_SECONDS", 0.0)
+    monkeypatch.setattr(training_run, "SHOW_SECONDS", 0.0)
     monkeypatch.setattr(Trainer, "weights", slowly)
     _, events = run(world[0], {}, steps=60)
     between = [e for e in of_kind(events, ModelUpdated) if e.scores is None]
-    allowed = events[-1].seconds * model_selection.MAX_TIME_FRACTION / seconds_of_a_copy
+    allowed = events[-1].seconds * training_run.MAX_TIME_FRACTION / seconds_of_a_copy
     assert len(between) <= 1 + len(of_kind(events, EpochDone)) + allowed
 
 
