@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,32 +105,24 @@ class Prefetcher:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "unetseg-samples", _alone) if threads else None
-        self._next: tuple[Hashable, list[Future[Sample]]] | None = None
+        self._ahead: dict[Hashable, list[Future[Sample]]] = {}
 
     def batch(self, sampler: Sampler, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of a step with these numbers."""
         if self._pool is None:
             return sampler.batch((step,), numbers)
-        kept, self._next = self._next, None
-        if kept is not None and kept[0] == (sampler, step, tuple(numbers)):
-            drawn = kept[1]
-        else:
-            _drop(kept)
-            drawn = self._begin(self._pool, sampler, step, numbers)
-        following = (sampler, step + 1, tuple(numbers))
-        self._next = following, self._begin(self._pool, sampler, step + 1, numbers)
-        return _stacked(each.result() for each in drawn)
-
-    @staticmethod
-    def _begin(
-        pool: ThreadPoolExecutor, sampler: Sampler, step: int, numbers: Sequence[int]
-    ) -> list[Future[Sample]]:
-        return [pool.submit(sampler.sample, (step,), number) for number in numbers]
+        ahead, self._ahead = self._ahead, {}
+        for at in (step, step + 1):
+            key = sampler, at, tuple(numbers)
+            self._ahead[key] = ahead.pop(key, []) or [
+                self._pool.submit(sampler.sample, (at,), number) for number in numbers
+            ]
+        _cancel(ahead)
+        return _stacked(each.result() for each in self._ahead.pop((sampler, step, tuple(numbers))))
 
     def close(self) -> None:
         """End the threads."""
-        _drop(self._next)
-        self._next = None
+        _cancel(self._ahead)
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -153,8 +146,8 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _drop(kept: tuple[Hashable, list[Future[Sample]]] | None) -> None:
-    for each in kept[1] if kept is not None else ():
+def _cancel(ahead: dict[Hashable, list[Future[Sample]]]) -> None:
+    for each in chain.from_iterable(ahead.values()):
         each.cancel()
 
 

@@ -73,21 +73,13 @@ def train_events(
     """
     settings, control = settings or TrainSettings(), control or JobControl()
     with kept_memory():
-        events = _train(pairs, settings, structures, init, control, checkpoint)
+        events = _train(TrainingRun(pairs, settings, structures, init, control, checkpoint))
         if world().rank:
             return finish(events, lambda _: None)
         return (yield from events)
 
 
-def _train(
-    pairs: Sequence[AnnotatedImage],
-    settings: TrainSettings,
-    structures: Sequence[Structure],
-    init: Model | None,
-    control: JobControl,
-    checkpoint: CheckpointFile | None,
-) -> Generator[Event, None, Model]:
-    run = TrainingRun(pairs, settings, structures, init, control, checkpoint)
+def _train(run: TrainingRun) -> Generator[Event, None, Model]:
     with closing(run.trainer):
         yield from run.begin()
         while run.goes_on():
@@ -117,11 +109,6 @@ def train(
 ) -> Model:
     """Train to the end; ``on_event`` is called with every event. See `train_events`."""
     events = train_events(
-        pairs,
-        settings,
-        structures=structures,
-        init=init,
-        control=control,
-        checkpoint=checkpoint,
+        pairs, settings, structures=structures, init=init, control=control, checkpoint=checkpoint
     )
     return finish(events, on_event or (lambda _: None))

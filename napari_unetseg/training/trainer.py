@@ -126,7 +126,8 @@ class Trainer:
         self.ema_restart = 0 if self.from_init else None
         self._focus_until = 0
         self.lr_backoff = 1.0
-        self._freeze()
+        if self.frozen:
+            self.network.encoder.requires_grad_(False)
         self._new_optimizer()
 
     def use(self, data: TrainingDataset) -> None:
@@ -181,10 +182,6 @@ class Trainer:
         self.use_priors(None)
         release_memory(self.device)
 
-    def _freeze(self) -> None:
-        if self.frozen:
-            self.network.encoder.requires_grad_(False)
-
     def _new_optimizer(self) -> None:
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -221,7 +218,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate * self.lr_backoff * self.lr_scale
         self._set_mode()
-        batch = self._draw()
+        numbers = self.group.shard(range(self.batch))
+        batch = self.prefetcher.batch(self.sampler, self.steps, numbers)
         self._rehearse(batch)
         network = self._data_parallel()
         means = self._run(lambda: self._means(network, *batch))
@@ -337,11 +335,6 @@ class Trainer:
             self.data, self.distillation, self.augment, self.settings, self.patch, self.focus, rate
         )
 
-    def _draw(self) -> Batch:
-        """This process's shard of a step's batch."""
-        numbers = self.group.shard(range(self.batch))
-        return self.prefetcher.batch(self.sampler, self.steps, numbers)
-
     def close(self) -> None:
         """End the sampling threads."""
         self.prefetcher.close()
@@ -349,20 +342,18 @@ class Trainer:
     @torch.no_grad()
     def _update_ema(self) -> None:
         """Move the averaged weights towards the newest ones, faster at first."""
-        keep = min(EMA_DECAY, self._ema_warmup_decay()) if self.settings.ema else 0.0
+        steps = self.steps - (self.ema_restart or 0)
+        if self.ema_restart is None:
+            warmup = steps / (steps + 10)
+        else:
+            warmup = max(EMA_DECAY_FROM_INIT, steps / (steps + 3))
+        keep = min(EMA_DECAY, warmup) if self.settings.ema else 0.0
         newest = self.network.state_dict()
         for name, value in self.ema_network.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(newest[name], 1.0 - keep)
             else:
                 value.copy_(newest[name])
-
-    def _ema_warmup_decay(self) -> float:
-        """EMA decay in the first steps."""
-        if self.ema_restart is not None:
-            steps = self.steps - self.ema_restart
-            return max(EMA_DECAY_FROM_INIT, steps / (steps + 3))
-        return self.steps / (self.steps + 10)
 
     # -- what was learned --------------------------------------------------------------------------
 

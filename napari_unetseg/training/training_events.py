@@ -16,43 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPrepared(Event):
-    """The data were read and the network was built.
-
-    Attributes
-    ----------
-    steps
-        Steps planned in all; 0 when only time ends the training.
-    epoch_steps
-        Steps of an epoch, a fixed number that grows with the amount of annotation.
-    samples
-        Samples (patches) of an epoch.
-    train_voxels, validation_voxels
-        Labelled voxels in the training and in the validation blocks.
-    blocks
-        Validation blocks; 0 when there is too little annotation for a score.
-    device
-        Name of the device, such as ``cpu`` or ``cuda:0 (NVIDIA T4)``.
-    parameters
-        Number of trainable parameters.
-    patch
-        Patch size in voxels, one number for each spatial axis (ZYX or YX).
-    batch
-        Patches of a step.
-
-        What was chosen for these images, with the reasons, in the order to show.
-    """
+    """The data were read and the network was built."""
 
     steps: int
+    """Steps planned in all; 0 when only time ends the training."""
     epoch_steps: int
+    """Steps of an epoch, a fixed number that grows with the amount of annotation."""
     samples: int
+    """Samples (patches) of an epoch."""
     train_voxels: int
     validation_voxels: int
+    """Labelled voxels in the training and in the validation blocks."""
     blocks: int
+    """Validation blocks; 0 when there is too little annotation for a score."""
     device: str
+    """Name of the device, such as ``cpu`` or ``cuda:0 (NVIDIA T4)``."""
     parameters: int
+    """Number of trainable parameters."""
     patch: tuple[int, ...]
+    """Patch size in voxels, one number for each spatial axis (ZYX or YX)."""
     batch: int
+    """Patches of a step."""
     choices: tuple[AutoSetting, ...] = ()
+    """What was chosen for these images, with the reasons, in the order to show."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from napari_unetseg.training.training_events import (
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.training.validation import labelled_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,9 +141,8 @@ class TrainingState:
     def validated(self, trainer: Trainer, weights: dict[str, Tensor]) -> Checkpoint:
         """A checkpoint of these weights with their scores."""
         found = trainer.validate(weights)
-        if found is None:
-            return Checkpoint(weights, self.steps)
-        return Checkpoint(weights, self.steps, found.scores, found.observations)
+        scores, observations = found and found.scores, found and found.observations
+        return Checkpoint(weights, self.steps, scores, observations)
 
     def _compare_with(self, best: Checkpoint) -> None:
         """Compare coming epochs with this checkpoint."""
@@ -224,9 +222,8 @@ class TrainingState:
         """
         if self.fitted or not trainer.data.unlabelled:
             return
-        (wrong,) = trainer.group.broadcast_numbers(
-            labelled_error(trainer.ema_network, trainer.data, trainer.device)
-        )
+        error = trainer.validator.labelled_error(trainer.ema_network)
+        (wrong,) = trainer.group.broadcast_numbers(error)
         self.fitted = wrong <= TOLERATED_ERROR
 
     def _gain(self, scores: Scores | None) -> float:
