@@ -51,10 +51,12 @@ class Distillation:
             pair.corrections is not None or fingerprint in seen
             for pair, fingerprint in zip(data.pairs, data.fingerprints, strict=True)
         ]
-        planes = [plane for plane in data.planes if known[plane.pair]]
-        if len(data.classes.numbers) > HELD_OUT:  # 254 is then a class index
-            planes = []
-        self.planes = [plane for plane in planes if _without_blocks(plane).size]
+        possible = len(data.classes.numbers) <= HELD_OUT  # 254 is a class index otherwise
+        self.planes = [
+            plane
+            for plane in data.planes
+            if possible and known[plane.pair] and _without_blocks(plane).size
+        ]
         self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
 
     def follow(self, network: UNet) -> None:

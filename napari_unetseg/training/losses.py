@@ -183,8 +183,3 @@ def class_weights(voxels: Tensor, class_priors: Tensor | None = None) -> Tensor:
         weights = weights * class_priors.to(weights) ** TRUST
     weights = weights.clamp(max=LARGEST_WEIGHT * float(weights.min()))
     return weights / (weights * fraction).sum()
-
-
-def weighted_sum(means: Means) -> Tensor:
-    """The loss of one process: the sum of its weighted terms."""
-    return torch.stack([weight * mean.value for weight, mean in means.values()]).sum()

@@ -38,7 +38,6 @@ from napari_unetseg.training.losses import (
     Means,
     WeightInputs,
     class_weights,
-    weighted_sum,
 )
 from napari_unetseg.training.validation import Validation, Validator
 
@@ -249,7 +248,8 @@ class Trainer:
         copied = copy.deepcopy(self.network)
 
         def work() -> None:
-            weighted_sum(self._means(copied, *batch)).backward()  # type: ignore[no-untyped-call]
+            terms = self._means(copied, *batch).values()
+            torch.stack([w * mean.value for w, mean in terms]).sum().backward()  # type: ignore[no-untyped-call]
 
         self.group.run_together(work)
         self._rehearsed = self.batch, self.patch

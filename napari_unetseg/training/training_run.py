@@ -18,7 +18,7 @@ from napari_unetseg.models.training_record import (
     remembered,
     versions,
 )
-from napari_unetseg.models.voxel_sizes import model_spacing, why_other_sizes
+from napari_unetseg.models.voxel_sizes import model_spacing
 from napari_unetseg.runtime.devices import (
     device_name,
     pick_device,
@@ -47,8 +47,8 @@ from napari_unetseg.training.training_setup import (
     NOTHING_TO_FREEZE,
     STOPPED_AT_ONCE,
     channels_of,
+    describe_dataset,
     describe_fall,
-    describe_kept_classes,
     describe_nothing_to_distill,
     plan_and_weights,
     read_dataset,
@@ -100,6 +100,7 @@ class TrainingRun:
         self.settings, self.init, self.control = settings, init, control
         self.started, self.seconds, self.stopped = time.monotonic(), 0.0, False
         self.device = pick_device(settings.device)
+        self.device_name = device_name(self.device)
         self.threads = use_threads(control.threads or settings.threads)
         self.data = read_dataset(pairs, settings, structures, init)
         self.flat = self.data.flat_images()
@@ -165,16 +166,7 @@ class TrainingRun:
         yield from self.flat
         if self.settings.freeze_encoder and not self.trainer.frozen:
             yield Notice(NOTHING_TO_FREEZE)
-        images = [pair.image for pair in self.data.pairs]
-        if reason := why_other_sizes(images, self.data.dims, self.init):
-            yield Notice(reason)
-        if self.data.unlabelled:
-            yield Notice(describe_kept_classes(self.data))
-        elif not self.data.validated:
-            yield Notice(
-                "There are too few labels to hold any out for validation, so there is no score. "
-                "Label more, in several places or images, to get one."
-            )
+        yield from map(Notice, describe_dataset(self.data, self.init))
         yield self.prepared()
         if self.resumed:
             yield from self.resume()
@@ -212,7 +204,7 @@ class TrainingRun:
             train_voxels=data.train_voxels,
             validation_voxels=data.validation_voxels,
             blocks=len(data.validation_blocks()),
-            device=device_name(self.device),
+            device=self.device_name,
             parameters=self.trainer.network.parameter_count,
             patch=plan.patch,
             batch=plan.batch,
@@ -221,8 +213,9 @@ class TrainingRun:
 
     def choices(self) -> tuple[AutoSetting, ...]:
         """Automatically chosen settings, with reasons."""
-        device = device_name(self.device)
-        return describe_auto_settings(self.plan, self.data, self.settings, self.trainer, device)
+        return describe_auto_settings(
+            self.plan, self.data, self.settings, self.trainer, self.device_name
+        )
 
     def initial_model(self) -> Generator[Event, None, None]:
         """Fit an initial model without a step, where the device's memory allows it."""
@@ -284,7 +277,7 @@ class TrainingRun:
                 yield Notice(self.trainer.shrink())
             except (RuntimeError, MemoryError, TrainingError) as final:
                 alike = self.group.alone or isinstance(final, TrainingError)
-                if self.untrained or not alike:
+                if self.state.newest is None or not alike:
                     raise
                 self.state.fail(final)
         else:
@@ -416,12 +409,11 @@ class TrainingRun:
     def end(self) -> Generator[Event, None, Model]:
         """Yield the outcome; return the newest model."""
         self.look()
-        if self.untrained:
+        if self.state.newest is None:
             raise TrainingError(STOPPED_AT_ONCE if self.stopped else FAILED_AT_ONCE)
         if self.state.falls and not self.stopped:  # there is no second epoch to be sure
             yield from self._go_back()
         newest, best = self.state.newest, self.state.best
-        assert newest is not None
         if newest.scores is None and newest.step == self.state.steps:  # an answer since the epoch
             newest = self.state.newest = self.state.validated(self.trainer, newest.weights)
         if best is not None and 0 < best.step < newest.step and self.data.validated:
@@ -429,11 +421,6 @@ class TrainingRun:
         done = self.state.done()
         yield done
         return self.model(done.reason, newest)
-
-    @property
-    def untrained(self) -> bool:
-        """Whether there is nothing trained to return."""
-        return self.state.newest is None
 
     def model(self, reason: str, checkpoint: Checkpoint) -> Model:
         """The weights of a checkpoint as a model, with the training's record."""
@@ -451,7 +438,7 @@ class TrainingRun:
             class_priors=self.trainer.class_priors,
             labelled_voxels=data.train_voxels + data.validation_voxels,
             choices=self.choices(),
-            device=device_name(self.device),
+            device=self.device_name,
             threads=self.threads,
             processes=self.group.world.size,
             versions=versions(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.models import transfer
+from napari_unetseg.models.voxel_sizes import why_other_sizes
 from napari_unetseg.training.training_plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
@@ -66,13 +67,21 @@ def read_dataset(
     )
 
 
-def describe_kept_classes(data: TrainingDataset) -> str:
-    """Name the classes without labels in a sentence."""
-    names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
-    left = [names[number] for number in data.unlabelled]
-    what, end = "it" if len(left) == 1 else "them", "" if data.validated else " and has no score"
-    names_left = " and ".join(left)
-    return f"There are no labels of {names_left}: the model keeps what it knows of {what}{end}."
+def describe_dataset(data: TrainingDataset, init: Model | None) -> Iterator[str]:
+    """Say how images differ from those of the initial model, and what there are no labels for."""
+    if reason := why_other_sizes([pair.image for pair in data.pairs], data.dims, init):
+        yield reason
+    if data.unlabelled:
+        names = dict(zip(data.classes.numbers, data.classes.names, strict=True))
+        left = " and ".join(names[number] for number in data.unlabelled)
+        what = "it" if len(data.unlabelled) == 1 else "them"
+        end = "" if data.validated else " and has no score"
+        yield f"There are no labels of {left}: the model keeps what it knows of {what}{end}."
+    elif not data.validated:
+        yield (
+            "There are too few labels to hold any out for validation, so there is no score. "
+            "Label more, in several places or images, to get one."
+        )
 
 
 def describe_nothing_to_distill(data: TrainingDataset) -> str:

@@ -140,9 +140,10 @@ class TrainingState:
 
     def validated(self, trainer: Trainer, weights: dict[str, Tensor]) -> Checkpoint:
         """A checkpoint of these weights with their scores."""
-        found = trainer.validate(weights)
-        scores, observations = found and found.scores, found and found.observations
-        return Checkpoint(weights, self.steps, scores, observations)
+        checkpoint, found = Checkpoint(weights, self.steps), trainer.validate(weights)
+        if found is None:
+            return checkpoint
+        return replace(checkpoint, scores=found.scores, observations=found.observations)
 
     def _compare_with(self, best: Checkpoint) -> None:
         """Compare coming epochs with this checkpoint."""

@@ -95,7 +95,7 @@ class Validator:
         n = len(self.data.classes.numbers)
         regions = self.data.labelled_regions()
         found = [confusion(t, self._infer(network, image).argmax(0), n) for image, t in regions]
-        return np.sum(found, axis=0)
+        return np.asarray(np.sum(found, axis=0))
 
     @torch.inference_mode()
     def _validate(self, network: UNet, priors: Sequence[float] | None) -> Validation:
