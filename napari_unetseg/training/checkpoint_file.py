@@ -76,7 +76,10 @@ class CheckpointFile:
                 f"Another process is training with {self.path} ({owner}); wait until it ends, "
                 "or choose another name for this model."
             )
-        self._remove_temporary()
+        name = f".{glob.escape(self.path.stem[:40])}-{RANDOM}{SUFFIX}"
+        for left in self.path.parent.glob(name) if self.path.suffix == SUFFIX else ():
+            with suppress(OSError):
+                left.unlink()  # a partial file of a process that was killed
         return self
 
     def _take(self) -> LockOwner | None:
@@ -90,13 +93,6 @@ class CheckpointFile:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-    def _remove_temporary(self) -> None:
-        """Remove partial files of killed processes."""
-        name = f".{glob.escape(self.path.stem[:40])}-{RANDOM}{SUFFIX}"
-        for left in self.path.parent.glob(name) if self.path.suffix == SUFFIX else ():
-            with suppress(OSError):
-                left.unlink()
 
     def read(
         self,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
+from napari_unetseg.models.unet import probabilities
 from napari_unetseg.training.batch_sampler import Focus
+from napari_unetseg.training.distillation import around
 
 if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndex, VoxelIndices
@@ -83,7 +84,13 @@ class HeadRefit:
         self.trainer, self._focus, self._between = trainer, Focus(newer), between
         self.head = trainer.ema_network.head
         self._seed = [trainer.settings.seed, STREAM, number]
-        self._newer = {id(plane): _marked(plane, indices) for plane, indices in newer}
+        self._newer = {id(plane): np.zeros(plane.train.shape, bool) for plane, _ in newer}
+        for plane, indices in newer:
+            self._newer[id(plane)].reshape(-1)[indices] = True
+        assert self.head.bias is not None
+        rows = torch.cat([self.head.weight.flatten(1), self.head.bias[:, None]], 1)
+        self.start = rows.detach().clone()
+        """The shown last layer, (outputs, features + 1)."""
         self._gather()
 
     # -- voxels ------------------------------------------------------------------------------------
@@ -99,12 +106,12 @@ class HeadRefit:
             self._between()
             image, newer, earlier, free, truth = self._crop(plane, anchor, margin)
             seen.clear()
-            logits = network(image[None])[0].float().movedim(0, -1)
+            shown = probabilities(network(image[None])[0].float()).movedim(0, -1)
             features = seen[0][0].float().movedim(0, -1)
             strokes.append(_Voxels(features[newer], truth[newer].long()))
             labelled.append(_Voxels(features[earlier], truth[earlier].long()))
-            soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
-            distilled.append(_drawn([soft], MOST_DISTILLED // PLANE_CROPS, rng))
+            soft = [_Voxels(features[free], shown[free])]
+            distilled.append(_drawn(soft, MOST_DISTILLED // PLANE_CROPS, rng))
         self.strokes = _drawn(strokes, MOST_NEWER, rng)
         self.labelled = _drawn(labelled, MOST_LABELLED, rng)
         self.distilled = _drawn(distilled, MOST_DISTILLED, rng)
@@ -142,33 +149,26 @@ class HeadRefit:
         for c, edge, size, stride in zip(center, edges, shape, trainer.network.stride, strict=True):
             start = max(0, min(int(c) - edge // 2, size - edge)) // stride * stride
             region.append(slice(start, min(size, start + edge)))
-        where = tuple(region)
-        truth, newer = plane.train[where], np.zeros([s.stop - s.start for s in region], bool)
-        if id(plane) in self._newer:
-            newer = self._newer[id(plane)][where]
-        known = truth != IGNORE_INDEX
-        masks = newer, known & ~newer, ~known & _away_from(newer)
-        arrays = (trainer.data.read(plane, where), *masks, truth)
-        return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(trainer.device) for a in arrays)
+        where, train = tuple(region), plane.train
+        marked = self._newer.get(id(plane), np.broadcast_to(False, train.shape))
+        image, truth, newer = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(trainer.device)
+            for array in (trainer.data.read(plane, where), train[where], marked[where])
+        )
+        known, near = truth != IGNORE_INDEX, around(newer[None], KEEP_AWAY)[0]
+        return image, newer, known & ~newer, ~known & ~near, truth
 
     # -- fit ---------------------------------------------------------------------------------------
 
-    def wrong(self, rows: Tensor | None = None) -> Tensor:
-        """Which newer voxels a last layer gets wrong; by default the shown one."""
-        logits = _applied(self.strokes.features, self.start() if rows is None else rows)
-        return logits.argmax(1) != self.strokes.wanted
-
-    def start(self) -> Tensor:
-        """The shown last layer, (outputs, features + 1)."""
-        assert self.head.bias is not None
-        return torch.cat([self.head.weight.flatten(1), self.head.bias[:, None]], 1).detach().clone()
+    def wrong(self, rows: Tensor) -> Tensor:
+        """Which newer voxels a last layer gets wrong."""
+        return _applied(self.strokes.features, rows).argmax(1) != self.strokes.wanted
 
     def solve(self) -> Tensor | None:
         """The last layer nearest to the shown one that makes enough of the strokes right."""
-        wrong = self.wrong()
+        rows, wrong = self.start, self.wrong(self.start)
         if float(wrong.float().mean()) <= TOLERATED_ERROR:
             return None
-        rows = self.start()
         for weight in STROKE_WEIGHTS:
             self._between()
             rows = self._fit(rows, weight)
@@ -178,7 +178,6 @@ class HeadRefit:
 
     def _fit(self, rows: Tensor, weight: float) -> Tensor:
         rows = rows.clone().requires_grad_(True)
-        start = self.start()
         optimizer = torch.optim.LBFGS([rows], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
@@ -190,7 +189,7 @@ class HeadRefit:
             if len(self.distilled.features):
                 logs = _applied(self.distilled.features, rows).log_softmax(1)
                 loss = loss - DISTILLATION_WEIGHT * (self.distilled.wanted * logs).sum(1).mean()
-            loss = loss + 1e-4 * (rows - start).square().sum()
+            loss = loss + 1e-4 * (rows - self.start).square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
@@ -199,7 +198,7 @@ class HeadRefit:
 
     def apply(self, rows: Tensor) -> None:
         """Move the last layers of network and EMA by the same difference; distil that EMA."""
-        trainer, change = self.trainer, rows - self.start()
+        trainer, change = self.trainer, rows - self.start
         with torch.no_grad():
             for head in (trainer.network.head, trainer.ema_network.head):
                 assert head.bias is not None
@@ -226,32 +225,12 @@ def refit_head(
 
 def _applied(features: Tensor, rows: Tensor) -> Tensor:
     """Logits (V, classes) of features (V, F)."""
-    return _two(features @ rows[:, :-1].T + rows[:, -1])
+    logits = features @ rows[:, :-1].T + rows[:, -1]
+    return torch.cat([0 * logits, logits], 1) if logits.shape[1] == 1 else logits
 
 
 def _error(voxels: _Voxels, rows: Tensor, weights: Tensor | None = None) -> Tensor:
     return functional.cross_entropy(_applied(voxels.features, rows), voxels.wanted, weight=weights)
-
-
-def _marked(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
-    """Where these voxels are in the plane, of its shape."""
-    marked = np.zeros(plane.train.shape, bool)
-    marked.reshape(-1)[indices] = True
-    return marked
-
-
-def _away_from(marked: np.ndarray) -> np.ndarray:
-    """Voxels farther than `KEEP_AWAY` in Y and X from marked ones."""
-    if not marked.any():
-        return ~marked
-    steps = [1] * marked.ndim
-    steps[:-2] = [2 * KEEP_AWAY] * (marked.ndim - 2)  # no other plane is near
-    return np.asarray(distance_transform_edt(~marked, sampling=steps) > KEEP_AWAY)
-
-
-def _two(logits: Tensor) -> Tensor:
-    """Logits of two classes where one output stands for both."""
-    return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
 
 def _drawn(parts: list[_Voxels], most: int, rng: np.random.Generator) -> _Voxels:

@@ -29,7 +29,7 @@ from napari_unetseg.runtime.devices import (
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
-from napari_unetseg.training.checkpoint import Checkpoints
+from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.head_refit import refit_head
 from napari_unetseg.training.initial_fit import fit_head
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
@@ -113,7 +113,8 @@ class TrainingRun:
         self.trainer = Trainer(
             self.data, self.plan, settings, self.device, weights, class_priors, self.group
         )
-        self._check_alike()
+        if not self.group.alone:
+            self.group.require_same([identity(self.trainer, self.plan, init).model_dump_json()])
         clock = None if self.group.alone else lambda: self.seconds
         self.state = TrainingState(self.plan, settings, self.trainer.weights(), clock)
         if self.start_model:
@@ -137,12 +138,6 @@ class TrainingRun:
         if self.data.unlabelled and not (distillation and distillation.planes):
             raise TrainingError(describe_nothing_to_distill(self.data))
         self.trainer.distill_from(distillation)
-
-    def _check_alike(self) -> None:
-        planes = [(p.index, p.counts.tolist(), len(p.blocks)) for p in self.data.planes]
-        settings = self.settings.model_copy(update={"threads": None})
-        parts = (settings, self.plan, planes, self.init and self.init.id)
-        self.group.require_same([*map(repr, parts), *self.data.fingerprints])
 
     def look(self) -> None:
         """Read clock and stop flag; the main process decides for all."""

@@ -160,18 +160,18 @@ class Validator:
             plane = mine[0][1]
             shape = plane.validate.shape
             reads = [self._with_context(block.region, shape) for _, _, block in mine]
-            whole = math.prod(shape)
-            if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
-                all_of_it = tuple(slice(0, s) for s in shape)
-                probs = self._infer(network, self.data.read(plane, all_of_it))
-                yield from ((n, plane, b, probs[(slice(None), *b.region)]) for n, _, b in mine)
-                continue
+            whole, predicted = tuple(slice(0, s) for s in shape), None
+            if _voxels(whole) <= min(MOST_VOXELS, sum(map(_voxels, reads))):
+                predicted = self._infer(network, self.data.read(plane, whole))
+                reads = [whole] * len(mine)
             for (n, _, block), read in zip(mine, reads, strict=True):
                 inner = tuple(
                     slice(b.start - r.start, b.stop - r.start)
                     for b, r in zip(block.region, read, strict=True)
                 )
-                probs = self._infer(network, self.data.read(plane, read))
+                probs = predicted
+                if probs is None:
+                    probs = self._infer(network, self.data.read(plane, read))
                 yield n, plane, block, probs[(slice(None), *inner)]
 
     def _with_context(self, region: Region, shape: tuple[int, ...]) -> Region:
