@@ -173,7 +173,8 @@ class TrainingState:
         losses = {name: x / self.steps_since_epoch for name, x in self.losses.items()}
         self.epochs += 1
         self.losses, self.steps_since_epoch, self.failures = {}, 0, 0
-        self.falls = self.falls + 1 if self._fell(newest) else 0
+        now, before = newest.observations, self.best and self.best.observations
+        self.falls = self.falls + 1 if now and before and fell(now, before) else 0
         gain = -math.inf if self.fitted or self.falls else self._gain(scores)
         if scores is None:
             self._check_fitted(trainer)
@@ -186,10 +187,6 @@ class TrainingState:
         self.curve.append(_point(self, losses, scores))
         loss = sum(losses.values())
         return EpochDone(self.epochs, self.steps, loss, scores, gain > 0, self.seconds, losses)
-
-    def _fell(self, newest: Checkpoint) -> bool:
-        best, now = self.best, newest.observations
-        return bool(best and best.observations and now and fell(now, best.observations))
 
     @property
     def fallen(self) -> bool:

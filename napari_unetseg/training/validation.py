@@ -100,12 +100,10 @@ class Validator:
     @torch.inference_mode()
     def _validate(self, network: UNet, priors: Sequence[float] | None) -> Validation:
         data, strokes = self.data, self.strokes
-        n, blocks = len(data.classes.numbers), len(data.validation_blocks())
-        shapes = (n, n), (n, n), (n,), (2, blocks, n), (2, len(strokes.classes))
-        own = self.group.run_together(lambda: self._count(network.folded(), shapes))
-        total = self.group.all_reduce(torch.from_numpy(own))
-        self.group.broadcast([total])
-        counts, sums, losses, of_blocks, of_strokes = _split(total.numpy(), shapes)
+        own = self.group.run_together(lambda: self._count(network.folded()))
+        totals = [self.group.all_reduce(torch.from_numpy(part)) for part in own]
+        self.group.broadcast(totals)
+        counts, sums, losses, of_blocks, of_strokes = (total.numpy() for total in totals)
         right, soft = of_strokes / strokes.voxels
         observations = Observations(strokes.classes, strokes.voxels, right, soft)
         first = int(data.classes.background)
@@ -117,23 +115,24 @@ class Validator:
         scores = scores_of(
             counts.astype(np.int64),
             data.classes,
-            blocks,
+            of_blocks.shape[1],
             soft_dice_of(sums, priors),
             loss_of(losses, counts.sum(1), priors),
             agreement,
         )
         return Validation(scores, observations)
 
-    def _count(self, network: UNet, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """Sums over this process's blocks, flat: arrays of these shapes.
+    def _count(self, network: UNet) -> list[np.ndarray]:
+        """Sums over this process's blocks.
 
         Confusion, soft confusion, losses; for each block and class the voxels that mask and truth
         share and the sum of either's; for each stroke the voxels that are right and the sum of the
         probabilities of the true class.
         """
-        flat = np.zeros(sum(map(math.prod, shapes)))
-        counts, sums, losses, of_blocks, of_strokes = _split(flat, shapes)
-        n = len(counts)
+        n, blocks = len(self.data.classes.numbers), len(self.data.validation_blocks())
+        shapes = (n, n), (n, n), (n,), (2, blocks, n), (2, len(self.strokes.classes))
+        totals = [np.zeros(shape) for shape in shapes]
+        counts, sums, losses, of_blocks, of_strokes = totals
         for number, plane, block, probs in self._predicted(network):
             truth, found = plane.validate[block.region], probs.argmax(0)
             here = confusion(truth, found, n)
@@ -145,7 +144,7 @@ class Validator:
             true = np.take_along_axis(probs[:, known], truth[known][None].astype(np.intp), 0)[0]
             np.add.at(of_strokes[0], strokes, found[known] == truth[known])
             np.add.at(of_strokes[1], strokes, true)
-        return flat
+        return totals
 
     def _predicted(
         self, network: UNet
@@ -186,12 +185,6 @@ class Validator:
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         return probabilities(network(images)[0].float()).cpu().numpy()
-
-
-def _split(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Views of a flat array, one of each shape."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
 
 
 def _voxels(region: Region) -> int:
