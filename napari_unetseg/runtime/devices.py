@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.runtime.cpu import default_threads
 from napari_unetseg.runtime.distributed import world
+from napari_unetseg.runtime.memory_errors import is_out_of_memory
+
+T = TypeVar("T")
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -64,3 +69,14 @@ def release_memory(device: torch.device) -> None:
     if device.type == "cuda":
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
+
+
+def unless_out_of_memory(device: torch.device, work: Callable[[], T]) -> T | None:
+    """The result of work on the device, None where there is not enough memory for it."""
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory(device)
+    return None

@@ -71,7 +71,7 @@ class HeadRefit:
     Parameters
     ----------
     trainer
-        Provides data and the EMA network; `solve` changes nothing of it.
+        Provides data and the EMA network, whose last layer `solve` changes.
     newer
         Newly labelled voxels, at least one.
     number
@@ -184,18 +184,22 @@ class HeadRefit:
         assert self.head.bias is not None
         return torch.cat([self.head.weight.flatten(1), self.head.bias[:, None]], 1).detach().clone()
 
-    def solve(self) -> Tensor | None:
-        """The last layer nearest to the shown one that makes enough of the strokes right."""
+    def solve(self) -> bool:
+        """Move to the last layer nearest to the shown one that makes enough of the strokes right.
+
+        False: the shown one does.
+        """
         wrong = self.wrong()
         if float(wrong.float().mean()) <= TOLERATED_ERROR:
-            return None
+            return False
         rows = self.start()
         for weight in STROKE_WEIGHTS:
             self._between()
             rows = self._fit(rows, weight)
             if float(self.wrong(rows)[wrong].float().mean()) <= 1 - ENOUGH:
                 break
-        return rows
+        self._apply(rows)
+        return True
 
     def _fit(self, rows: Tensor, weight: float) -> Tensor:
         rows = rows.clone().requires_grad_(True)
@@ -225,7 +229,7 @@ class HeadRefit:
             return functional.cross_entropy(logits, voxels.wanted)
         return functional.cross_entropy(logits, voxels.wanted, weight=weights)
 
-    def apply(self, rows: Tensor) -> None:
+    def _apply(self, rows: Tensor) -> None:
         """Move the last layers of network, EMA and the distilled one by the same difference."""
         trainer, change = self.trainer, rows - self.start()
         networks = [trainer.network, trainer.ema_network]

@@ -150,9 +150,9 @@ def expected(state: SavedState, trainer: Trainer) -> Expected:
     """Shape and dtype of each tensor of a state, for a trainer of the same training."""
     network = {n: (tuple(t.shape), t.dtype) for n, t in trainer.network.state_dict().items()}
     optimized = {name: network[name] for name in state.optimized}
-    groups = {name: network for name in ("network", "ema", *state.kept)}
-    groups |= {what: optimized for what in MOMENTS}
-    groups["step"] = {name: ((), torch.float32) for name in optimized}
+    groups = dict.fromkeys(("network", "ema", *state.kept), network)
+    groups |= dict.fromkeys(MOMENTS, optimized)
+    groups["step"] = dict.fromkeys(optimized, ((), torch.float32))
     return {f"{g}.{n}": about for g, tensors in groups.items() for n, about in tensors.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import TrainingError, UserError
@@ -18,13 +18,19 @@ from napari_unetseg.models.training_record import (
     versions,
 )
 from napari_unetseg.models.voxel_sizes import model_spacing, why_other_sizes
-from napari_unetseg.runtime.devices import device_name, pick_device, release_memory, use_threads
+from napari_unetseg.runtime.devices import (
+    device_name,
+    pick_device,
+    release_memory,
+    unless_out_of_memory,
+    use_threads,
+)
 from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints
+from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.initial_fit import fit_head
-from napari_unetseg.training.model_selection import ModelSelection, StoppedError
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
@@ -58,9 +64,10 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-STOPPED, NO_MEMORY = "stopped", "no memory"
-FIT_RESULTS = (None, STOPPED, NO_MEMORY)
-"""Why there is no initial model; None: there is one."""
+SHOW_SECONDS, MAX_TIME_FRACTION = 2.0, 0.02
+"""Least seconds between two models that are shown, but for answers to strokes, and the largest
+fraction of the training's time for copies of their weights.
+"""
 BACKOFF_AFTER_FALL = 2.0
 """What the learning rate is divided by when a training goes back to its best model."""
 HARDLY_SEPARABLE = 0.25
@@ -69,6 +76,10 @@ MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
 MIN_TRAINING_RATIO = 1.0
 """Least training time between two updates of annotations, in multiples of an update's time."""
+
+
+class StoppedError(Exception):
+    """The job was stopped during a refit or the fit of the initial model."""
 
 
 class TrainingRun:
@@ -105,7 +116,7 @@ class TrainingRun:
             self._distill(self.state.initial, None)
         self.checkpoints = Checkpoints(checkpoint, self.trainer, self.state, init)
         self.resumed = self.checkpoints.resume()
-        self.model_selection = ModelSelection(self.trainer, self._interrupt)
+        self.refits, self.show_at = 0, 0.0
         self.updated_at, self.update_seconds = -math.inf, 0.0
         self._fallen: Checkpoint | None = None
 
@@ -215,11 +226,10 @@ class TrainingRun:
         self.look()
         if self.stopped or not (self.settings.pretrained or self.adapted):
             return
-        found = self._fit_initial_model() if self.group.is_main else None
-        missing = self.group.broadcast_numbers(FIT_RESULTS.index(found))[0]
-        if missing:
+        fitted = self.group.is_main and self._unless_interrupted(self._fit_initial_model)
+        if not self.group.broadcast_numbers(fitted)[0]:
             self.trainer.undo_fit()
-            if FIT_RESULTS[int(missing)] == NO_MEMORY:
+            if not self.control.stopped:
                 yield Notice(
                     "Not enough memory for an initial model; the first mask appears after "
                     "some steps."
@@ -230,19 +240,18 @@ class TrainingRun:
             yield Notice(INSEPARABLE, warning=True)
         yield self._updated(self.state.keep_initial_model(self.trainer), urgent=True)
 
-    def _fit_initial_model(self) -> str | None:
-        """Fit an initial model; return why there is none."""
+    def _fit_initial_model(self) -> bool:
+        ends = (self.plan.net.dims, self.plan.net.in_channels)
+        same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
+        fit_head(self.trainer, recalibrate=not same, between=self._interrupt)
+        return True
+
+    def _unless_interrupted(self, work: Callable[[], bool]) -> bool:
+        """The result of work; False after a stop, or where there is not enough memory."""
         try:
-            ends = (self.plan.net.dims, self.plan.net.in_channels)
-            same = self.init is not None and (self.init.dims, self.init.net.in_channels) == ends
-            fit_head(self.trainer, recalibrate=not same, between=self._interrupt)
+            return bool(unless_out_of_memory(self.device, work))
         except StoppedError:
-            return STOPPED
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return NO_MEMORY
-        return None
+            return False
 
     def _interrupt(self) -> None:
         """Update the number of threads; raise `StoppedError` after a stop."""
@@ -316,16 +325,17 @@ class TrainingRun:
 
     def show_newest(self) -> Generator[Event, None, None]:
         """Show the newest EMA weights, when it is time and there is something learned."""
-        if self._started and self.model_selection.due(self.state.seconds):
+        if self._started and self.state.seconds >= self.show_at:
             began = time.perf_counter()
             shown = self._updated(Checkpoint(self.trainer.weights(), self.state.steps))
-            self.model_selection.shown(self.state.seconds, time.perf_counter() - began)
+            cost = time.perf_counter() - began
+            self.show_at = self.state.seconds + max(SHOW_SECONDS, cost / MAX_TIME_FRACTION)
             yield shown
 
     def _updated(self, shown: Checkpoint, *, urgent: bool = False) -> ModelUpdated:
         """The event that shows these weights."""
         model, seconds = self.model("training continues", shown), self.state.seconds
-        self.model_selection.shown(seconds, 0.0)
+        self.show_at = seconds + SHOW_SECONDS
         return ModelUpdated(model, shown.scores, seconds, shown.step, urgent)
 
     def take_annotations(self) -> Generator[Event, None, None]:
@@ -378,10 +388,20 @@ class TrainingRun:
 
     def _answer(self, newer: VoxelIndices) -> Checkpoint | None:
         """Answer newer strokes at once; None where the mask has them right."""
-        if not self._started or not self.model_selection.answer(newer):
+        if not self._started or not self._refit(newer):
             return None
         self.state.newest = Checkpoint(self.trainer.weights(), self.state.steps)
         return self.state.newest
+
+    def _refit(self, newer: VoxelIndices) -> bool:
+        """Refit the last layer to newer strokes that the mask has wrong; False: none are."""
+        if not newer:
+            return False
+        self.trainer.focus_on(newer)
+        self.refits += 1
+        return self._unless_interrupted(
+            lambda: HeadRefit(self.trainer, newer, self.refits, self._interrupt).solve()
+        )
 
     def _use(self, data: TrainingDataset) -> None:
         """Train on a dataset."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_unetseg.models.training_record import CurvePoint
+from napari_unetseg.runtime.devices import unless_out_of_memory
 from napari_unetseg.training.head_refit import TOLERATED_ERROR
 from napari_unetseg.training.score_guard import fell
 from napari_unetseg.training.training_events import (
@@ -17,7 +18,6 @@ from napari_unetseg.training.training_events import (
     StepDone,
     TrainingDone,
 )
-from napari_unetseg.training.validation import labelled_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,10 +224,11 @@ class TrainingState:
         """
         if self.fitted or not trainer.data.unlabelled:
             return
-        (wrong,) = trainer.group.broadcast_numbers(
-            labelled_error(trainer.ema_network, trainer.data, trainer.device)
+        wrong = unless_out_of_memory(
+            trainer.device, lambda: trainer.validator.labelled_error(trainer.ema_network)
         )
-        self.fitted = wrong <= TOLERATED_ERROR
+        fitted = wrong is not None and wrong <= TOLERATED_ERROR
+        self.fitted = bool(trainer.group.broadcast_numbers(fitted)[0])
 
     def _gain(self, scores: Scores | None) -> float:
         """Gain of the smoothed score over the best so far, which is updated.

@@ -24,9 +24,8 @@ from napari_unetseg.core.metrics import (
 )
 from napari_unetseg.data.held_out_strokes import HeldOutStrokes, held_out_strokes
 from napari_unetseg.models.unet import UNet, probabilities
-from napari_unetseg.runtime.devices import release_memory
+from napari_unetseg.runtime.devices import unless_out_of_memory
 from napari_unetseg.runtime.distributed import ProcessGroup
-from napari_unetseg.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unetseg.data.dataset import TrainingDataset
@@ -76,16 +75,19 @@ class Validator:
         None without blocks, or where not even a block without context fits in memory.
         """
         while self.data.validated:
-            try:
-                return self._validate(network, priors)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            release_memory(self.device)
-            if not self.context:
-                break
+            found = unless_out_of_memory(self.device, lambda: self._validate(network, priors))
+            if found is not None or not self.context:
+                return found
             self.context //= 2
         return None
+
+    @torch.inference_mode()
+    def labelled_error(self, network: UNet) -> float:
+        """Fraction of the voxels labelled for training that a network gets wrong."""
+        network, n = network.folded(), len(self.data.classes.numbers)
+        regions = self.data.labelled_regions()
+        counts = sum(confusion(truth, self._infer(network, x).argmax(0), n) for x, truth in regions)
+        return 1 - float(np.trace(counts) / np.sum(counts))
 
     @torch.inference_mode()
     def _validate(self, network: UNet, priors: Sequence[float] | None) -> Validation:
@@ -153,7 +155,7 @@ class Validator:
             whole = math.prod(shape)
             if whole <= min(MOST_VOXELS, sum(_voxels(r) for r in reads)):
                 all_of_it = tuple(slice(0, s) for s in shape)
-                probs = self._infer(network, plane, all_of_it)
+                probs = self._infer(network, self.data.read(plane, all_of_it))
                 yield from ((n, plane, b, probs[(slice(None), *b.region)]) for n, _, b in mine)
                 continue
             for (n, _, block), read in zip(mine, reads, strict=True):
@@ -161,7 +163,8 @@ class Validator:
                     slice(b.start - r.start, b.stop - r.start)
                     for b, r in zip(block.region, read, strict=True)
                 )
-                yield n, plane, block, self._infer(network, plane, read)[(slice(None), *inner)]
+                probs = self._infer(network, self.data.read(plane, read))
+                yield n, plane, block, probs[(slice(None), *inner)]
 
     def _with_context(self, region: Region, shape: tuple[int, ...]) -> Region:
         return tuple(
@@ -169,11 +172,12 @@ class Validator:
             for r, s, size in zip(region, self.stride, shape, strict=True)
         )
 
-    def _infer(self, network: UNet, plane: LabelledPlane, read: Region) -> np.ndarray:
-        image = torch.from_numpy(self.data.read(plane, read))[None].to(self.device)
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
-        return probabilities(network(image)[0].float()).cpu().numpy()
+    def _infer(self, network: UNet, image: np.ndarray) -> np.ndarray:
+        """Probabilities (classes, *spatial) in an image (channels, *spatial)."""
+        pixels = torch.from_numpy(image)[None].to(self.device)
+        if pixels.ndim == 4:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return probabilities(network(pixels)[0].float()).cpu().numpy()
 
 
 def _split(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
@@ -184,32 +188,3 @@ def _split(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarr
 
 def _voxels(region: Region) -> int:
     return math.prod(s.stop - s.start for s in region)
-
-
-def labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
-    """Fraction of the voxels labelled for training that a network gets wrong.
-
-    1 where there is not enough memory to predict them.
-    """
-    try:
-        return _labelled_error(network.folded(), data, device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    release_memory(device)
-    return 1.0
-
-
-@torch.inference_mode()
-def _labelled_error(network: UNet, data: TrainingDataset, device: torch.device) -> float:
-    wrong, labelled = 0, 0
-    for image, target in data.labelled_regions():
-        pixels = torch.from_numpy(image)[None].to(device)
-        truth = torch.from_numpy(target).to(device)
-        inside = tuple(slice(0, size) for size in target.shape)
-        logits = network(pixels)[0][(slice(None), *inside)]
-        found = logits[0] > 0 if len(logits) == 1 else logits.argmax(0)
-        known = truth != IGNORE_INDEX
-        wrong += int((found != truth)[known].sum())
-        labelled += int(known.sum())
-    return wrong / max(1, labelled)

@@ -21,7 +21,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.model import Model
-from napari_unetseg.training import model_selection
+from napari_unetseg.training import training_run
 from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Trainer
@@ -279,11 +279,11 @@ def test_copies_of_shown_weights_take_little_of_the_time(
         time.sleep(seconds_of_a_copy)
         return trainer.copied(trainer.ema_network)
 
-    monkeypatch.setattr(model_selection, "SHOW_SECONDS", 0.0)
+    monkeypatch.setattr(training_run, "SHOW_SECONDS", 0.0)
     monkeypatch.setattr(Trainer, "weights", slowly)
     _, events = run(world[0], {}, steps=60)
     between = [e for e in of_kind(events, ModelUpdated) if e.scores is None]
-    allowed = events[-1].seconds * model_selection.MAX_TIME_FRACTION / seconds_of_a_copy
+    allowed = events[-1].seconds * training_run.MAX_TIME_FRACTION / seconds_of_a_copy
     assert len(between) <= 1 + len(of_kind(events, EpochDone)) + allowed
 
 
