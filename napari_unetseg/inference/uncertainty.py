@@ -24,8 +24,7 @@ from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.inference.tiling import read_span, within
 from napari_unetseg.models.unet import probabilities
 from napari_unetseg.models.voxel_sizes import fit_spacing
-from napari_unetseg.runtime.devices import pick_device, release_memory
-from napari_unetseg.runtime.memory_errors import is_out_of_memory
+from napari_unetseg.runtime.devices import pick_device, unless_out_of_memory
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -175,22 +174,19 @@ class RegionPredictor:
         UserError
             There is too little memory.
         """
-        try:
-            if self._resampling is None:
-                return self._probabilities(image)
-            window = Resampling(image.shape[1:], self._resampling.factors)
-            return self._resampled(image, window)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            release_memory(self._device)
-        raise UserError(
-            "There is not enough memory to search for regions; close other programs or use a "
-            "smaller network."
-        )
+        found = unless_out_of_memory(self._device, lambda: self._resampled(image))
+        if found is None:
+            raise UserError(
+                "There is not enough memory to search for regions; close other programs or use a "
+                "smaller network."
+            )
+        return found
 
-    def _resampled(self, image: np.ndarray, window: Resampling) -> np.ndarray:
-        """The probabilities of a window at the voxel size of the model."""
+    def _resampled(self, image: np.ndarray) -> np.ndarray:
+        """The probabilities of a window, at the voxel size of the model."""
+        if self._resampling is None:
+            return self._probabilities(image)
+        window = Resampling(image.shape[1:], self._resampling.factors)
         here, there = (tuple(slice(0, n) for n in s) for s in (window.shape, window.resampled))
         seen = window.read(lambda region: image[(slice(None), *region)], there)
         return window.bring_back(self._probabilities(seen), there, here)

@@ -65,7 +65,7 @@ class HeadRefit:
     Parameters
     ----------
     trainer
-        Provides data and the EMA network; `solve` changes nothing of it.
+        Provides data and the EMA network; an interrupted `solve` changes nothing of it.
     newer
         Newly labelled voxels, at least one.
     number
@@ -79,7 +79,7 @@ class HeadRefit:
         trainer: Trainer,
         newer: VoxelIndices,
         number: int,
-        between: Callable[[], object] = lambda: None,
+        between: Callable[[], object],
     ) -> None:
         self.trainer, self._focus, self._between = trainer, Focus(newer), between
         self.head = trainer.ema_network.head
@@ -164,17 +164,21 @@ class HeadRefit:
         """Which newer voxels a last layer gets wrong."""
         return _applied(self.strokes.features, rows).argmax(1) != self.strokes.wanted
 
-    def solve(self) -> Tensor | None:
-        """The last layer nearest to the shown one that makes enough of the strokes right."""
+    def solve(self) -> bool:
+        """Move to the last layer nearest to the shown one that makes enough of the strokes right.
+
+        False: the shown one does.
+        """
         rows, wrong = self.start, self.wrong(self.start)
         if float(wrong.float().mean()) <= TOLERATED_ERROR:
-            return None
+            return False
         for weight in STROKE_WEIGHTS:
             self._between()
             rows = self._fit(rows, weight)
             if float(self.wrong(rows)[wrong].float().mean()) <= 1 - ENOUGH:
                 break
-        return rows
+        self._apply(rows)
+        return True
 
     def _fit(self, rows: Tensor, weight: float) -> Tensor:
         rows = rows.clone().requires_grad_(True)
@@ -196,7 +200,7 @@ class HeadRefit:
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return rows.detach()
 
-    def apply(self, rows: Tensor) -> None:
+    def _apply(self, rows: Tensor) -> None:
         """Move the last layers of network and EMA by the same difference; distil that EMA."""
         trainer, change = self.trainer, rows - self.start
         with torch.no_grad():
@@ -206,21 +210,6 @@ class HeadRefit:
                 head.bias.add_(change[:, -1])
         if trainer.distillation is not None:
             trainer.distillation.follow(trainer.ema_network)
-
-
-def refit_head(
-    trainer: Trainer, newer: VoxelIndices, number: int, between: Callable[[], object]
-) -> bool:
-    """Refit the last layer to newer strokes that the shown mask has wrong; False: none are.
-
-    Samples are drawn to the strokes from now on. Parameters as in `HeadRefit`.
-    """
-    trainer.focus_on(newer)
-    refit = HeadRefit(trainer, newer, number, between)
-    rows = refit.solve()
-    if rows is not None:
-        refit.apply(rows)
-    return rows is not None
 
 
 def _applied(features: Tensor, rows: Tensor) -> Tensor:

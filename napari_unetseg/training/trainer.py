@@ -179,7 +179,6 @@ class Trainer:
         self.network.load_state_dict(self.ema_network.state_dict())
         self.separable = 1.0
         self.use_priors(None)
-        release_memory(self.device)
 
     def _new_optimizer(self) -> None:
         trained = [p for p in self.network.parameters() if p.requires_grad]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Notice
@@ -30,7 +29,7 @@ from napari_unetseg.runtime.distributed import ProcessGroup
 from napari_unetseg.runtime.memory_errors import is_out_of_memory
 from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
-from napari_unetseg.training.head_refit import refit_head
+from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.initial_fit import fit_head
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
@@ -65,10 +64,10 @@ if TYPE_CHECKING:
     from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
-SHOW_SECONDS = 2.0
-"""Least seconds between two models that are shown, but for answers to strokes."""
-MAX_TIME_FRACTION = 0.02
-"""Largest fraction of the training's time for copies of shown weights."""
+SHOW_SECONDS, MAX_TIME_FRACTION = 2.0, 0.02
+"""Least seconds between two models that are shown, but for answers to strokes, and the largest
+fraction of the training's time for copies of their weights.
+"""
 BACKOFF_AFTER_FALL = 2.0
 """What the learning rate is divided by when a training goes back to its best model."""
 HARDLY_SEPARABLE = 0.25
@@ -77,8 +76,6 @@ MOST_FAILURES = 2
 """Steps with a NaN loss after which a training ends."""
 MIN_TRAINING_RATIO = 1.0
 """Least training time between two updates of annotations, in multiples of an update's time."""
-
-T = TypeVar("T")
 
 
 class StoppedError(Exception):
@@ -218,7 +215,7 @@ class TrainingRun:
         if self.stopped or not (self.settings.pretrained or self.adapted):
             return
         fitted = self.group.is_main and self._attempt(self._fit_initial_model)
-        if not self.group.broadcast_numbers(bool(fitted))[0]:
+        if not self.group.broadcast_numbers(fitted)[0]:
             self.trainer.undo_fit()
             if not self.control.stopped:
                 yield Notice(
@@ -237,12 +234,12 @@ class TrainingRun:
         fit_head(self.trainer, recalibrate=not same, between=self._interrupt)
         return True
 
-    def _attempt(self, work: Callable[[], T]) -> T | None:
-        """What ``work`` returns; None after a stop, or where it ran out of memory."""
+    def _attempt(self, work: Callable[[], bool]) -> bool:
+        """What ``work`` returns; False after a stop, or where it ran out of memory."""
         try:
-            return unless_out_of_memory(self.device, work)
+            return bool(unless_out_of_memory(self.device, work))
         except StoppedError:
-            return None
+            return False
 
     def _interrupt(self) -> None:
         """Update the number of threads; raise `StoppedError` after a stop."""
@@ -390,8 +387,10 @@ class TrainingRun:
         if not (self._started and newer):
             return None
         self.refits += 1
-        refit = partial(refit_head, self.trainer, newer, self.refits, self._interrupt)
-        if not self._attempt(refit):
+        self.trainer.focus_on(newer)
+        if not self._attempt(
+            lambda: HeadRefit(self.trainer, newer, self.refits, self._interrupt).solve()
+        ):
             return None
         self.state.newest = Checkpoint(self.trainer.weights(), self.state.steps)
         return self.state.newest
