@@ -111,20 +111,17 @@ def distillation_loss(logits: Tensor, predicted: Tensor, target: Tensor) -> tupl
         losses = -(predicted.softmax(1) * logits.log_softmax(1)).sum(1)
     unknown = target == IGNORE_INDEX
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
-    counts = unknown & ~_around(wrong)
+    counts = unknown & ~dilated(wrong, DISTRUST_RADIUS)
     number = counts.sum().float()
     return (losses * counts).sum() / number.clamp(min=1), number
 
 
-def _around(places: Tensor) -> Tensor:
-    """Dilation of a mask (N, *spatial) by `DISTRUST_RADIUS` in Y and X."""
-    planes = places.flatten(0, -3)[:, None].float()
-    return (
-        functional.max_pool2d(planes, 2 * DISTRUST_RADIUS + 1, 1, DISTRUST_RADIUS).view(
-            places.shape
-        )
-        > 0
-    )
+def dilated(places: Tensor, radius: int) -> Tensor:
+    """Dilation of a mask (N, *spatial) by a square of so many voxels in Y and X."""
+    x, edge = places.flatten(0, -3)[:, None].float(), 2 * radius + 1
+    for kernel, pad in (((edge, 1), (radius, 0)), ((1, edge), (0, radius))):
+        x = functional.max_pool2d(x, kernel, 1, pad)
+    return x.view(places.shape) > 0
 
 
 def _without_blocks(plane: LabelledPlane) -> np.ndarray:

@@ -8,17 +8,16 @@ https://arxiv.org/abs/1606.09282).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.training.batch_sampler import Focus
+from napari_unetseg.training.distillation import dilated
 
 if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane, VoxelIndex, VoxelIndices
@@ -30,14 +29,14 @@ DISTILLATION_WEIGHT = 3.0
 """Weight of the shown mask where nothing is labelled, relative to the labels."""
 KEEP_AWAY = 16
 """Voxels in Y and X around newer strokes within which the shown mask is not distilled."""
-NEWER_CROPS, MOST_NEWER_CROPS = 2, 6
-"""Crops around newer strokes, at least, and at most where these lie far apart."""
+MOST_NEWER_CROPS = 6
+"""Most crops around newer strokes; one holds all that are nearer than half a patch."""
 LABEL_CROPS, PLANE_CROPS = 4, 10
 """Crops around any labels, and planes that are cropped anywhere: of each image that was painted on
 the mask is to stay.
 """
 MOST_ANCHORS = 200
-"""Voxels of newer strokes among which the crops' are chosen."""
+"""Voxels of newer strokes among which the centres of crops are chosen."""
 MARGIN = 24
 """Voxels that a crop around newer strokes is larger than a patch, on either side."""
 MOST_NEWER, MOST_LABELLED, MOST_DISTILLED = 2_000, 3_000, 12_000
@@ -50,19 +49,9 @@ TOLERATED_ERROR = 0.1
 """Fraction of newer voxels that may be wrong without a refit, since stroke rims are imprecise."""
 STREAM = 2**20
 """Separates the random numbers of refits from those of steps."""
-
-
-@dataclass(slots=True)
-class _Voxels:
-    """Features (V, F) of voxels, and what they should be: classes (V,) or probabilities (V, K)."""
-
-    features: Tensor
-    wanted: Tensor
-
-    def thinned(self, most: int, rng: np.random.Generator) -> _Voxels:
-        kept = torch.from_numpy(rng.permutation(len(self.features))[:most])
-        kept = kept.to(self.features.device)
-        return _Voxels(self.features[kept], self.wanted[kept])
+Region = tuple[slice, ...]
+Voxels = tuple[Tensor, Tensor]
+"""Features (V, F), and what they should be: classes (V,) or probabilities (V, classes)."""
 
 
 class HeadRefit:
@@ -88,182 +77,150 @@ class HeadRefit:
         between: Callable[[], object] = lambda: None,
     ) -> None:
         self.trainer, self._focus, self._between = trainer, Focus(newer), between
-        self.head = trainer.ema_network.head
-        self._seed = [trainer.settings.seed, STREAM, number]
-        self._newer = {id(plane): _marked(plane, indices) for plane, indices in newer}
-        self._gather()
+        self._newer = {id(plane): indices for plane, indices in newer}
+        head = trainer.ema_network.head
+        assert head.bias is not None
+        self.shown = torch.cat([head.weight.flatten(1), head.bias[:, None]], 1).detach().clone()
+        """The shown last layer, (outputs, features + 1)."""
+        self._gather(np.random.default_rng([trainer.settings.seed, STREAM, number]))
 
     # -- voxels ------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _gather(self) -> None:
+    def _gather(self, rng: np.random.Generator) -> None:
         """Compute the features of crops around newer strokes and elsewhere."""
-        seen, rng = list[Tensor](), np.random.default_rng(self._seed)
+        seen, device = list[Tensor](), self.trainer.device
         network = self.trainer.ema_network.folded()
         network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
-        strokes, labelled, distilled = [], [], []
+        strokes, labelled, distilled = list[Voxels](), list[Voxels](), list[Voxels]()
         for plane, anchor, margin in self._places(rng):
             self._between()
-            image, *masks, truth = self._crop(plane, anchor, margin)
+            region, inner = self._crop(plane, anchor, margin)
+            image = torch.from_numpy(self.trainer.data.read(plane, region)).to(device)
             seen.clear()
-            logits = network(image[None])[0].float().movedim(0, -1)
-            features = seen[0][0].float().movedim(0, -1)
-            newer, earlier, free = masks
-            strokes.append(_Voxels(features[newer], truth[newer].long()))
-            labelled.append(_Voxels(features[earlier], truth[earlier].long()))
-            soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
-            distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS, rng))
-        self.strokes = _joined(strokes).thinned(MOST_NEWER, rng)
-        self.labelled = _joined(labelled).thinned(MOST_LABELLED, rng)
-        self.distilled = _joined(distilled).thinned(MOST_DISTILLED, rng)
+            logits = network(image[None])[0].float().movedim(0, -1)[inner]
+            features = seen[0][0].float().movedim(0, -1)[inner]
+            truth = torch.from_numpy(plane.train[region].astype(np.int64)).to(device)
+            newer = torch.from_numpy(self._marked(plane)[region]).to(device)
+            free = ((truth == IGNORE_INDEX) & ~dilated(newer[None], KEEP_AWAY)[0])[inner]
+            newer, truth = newer[inner], truth[inner]
+            earlier = (truth != IGNORE_INDEX) & ~newer
+            strokes.append((features[newer], truth[newer]))
+            labelled.append((features[earlier], truth[earlier]))
+            soft = features[free], _two(logits[free]).softmax(-1)
+            distilled.append(_drawn([soft], MOST_DISTILLED // PLANE_CROPS, rng))
+        self.strokes = _drawn(strokes, MOST_NEWER, rng)
+        self.labelled = _drawn(labelled, MOST_LABELLED, rng)
+        self.distilled = _drawn(distilled, MOST_DISTILLED, rng)
 
     def _places(self, rng: np.random.Generator) -> list[tuple[LabelledPlane, int, int]]:
         """Plane, anchor and margin of crops: on newer strokes, on any labels, and anywhere."""
         data = self.trainer.data
-        anywhere = rng.permutation(len(data.planes))[:PLANE_CROPS].tolist()
-        anywhere += rng.integers(len(data.planes), size=PLANE_CROPS - len(anywhere)).tolist()
+        count = len(data.planes)
+        anywhere = [*rng.permutation(count), *rng.integers(count, size=PLANE_CROPS)][:PLANE_CROPS]
         planes = [data.planes[number] for number in anywhere]
         return [
-            *((plane, anchor, MARGIN) for plane, anchor in self._spread()),
+            *((plane, anchor, MARGIN) for plane, anchor in self._centres(rng)),
             *((*data.sample_anchor(rng), 0) for _ in range(LABEL_CROPS)),
             *((plane, int(rng.integers(plane.train.size)), 0) for plane in planes),
         ]
 
-    def _spread(self) -> list[VoxelIndex]:
-        """Voxels of the newer strokes, each as far as possible from those before."""
-        numbers = np.linspace(0, len(self._focus) - 1, MOST_ANCHORS).astype(int).tolist()
-        found = [self._focus[number] for number in dict.fromkeys(numbers)]
-        planes = np.array([id(plane) for plane, _ in found])
-        at = np.array([np.unravel_index(flat, plane.train.shape) for plane, flat in found])
-        chosen: list[VoxelIndex] = []
-        away = np.full(len(found), np.inf)
-        while len(chosen) < MOST_NEWER_CROPS:
-            far = int(away.argmax())
-            if len(chosen) >= NEWER_CROPS and away[far] <= min(self.trainer.patch) / 2:
-                break
-            chosen.append(found[far])
-            steps = np.abs(at - at[far]).max(1)
-            away = np.minimum(away, np.where(planes == planes[far], steps, np.inf))
-        return chosen
+    def _centres(self, rng: np.random.Generator) -> list[VoxelIndex]:
+        """Voxels of the newer strokes, each beyond half a patch from those before."""
+        reach = np.array(self.trainer.patch) / 2
+        found: list[tuple[LabelledPlane, int, np.ndarray]] = []
+        for number in rng.permutation(len(self._focus))[:MOST_ANCHORS].tolist():
+            plane, flat = self._focus[number]
+            at = np.array(np.unravel_index(flat, plane.train.shape))
+            if all(other is not plane or (abs(at - c) > reach).any() for other, _, c in found):
+                found.append((plane, flat, at))
+        return [(plane, flat) for plane, flat, _ in found[:MOST_NEWER_CROPS]]
 
-    def _crop(self, plane: LabelledPlane, anchor: int, margin: int) -> tuple[Tensor, ...]:
-        """An image; where newer, earlier and no labels are, without the margin; the labels.
+    def _crop(self, plane: LabelledPlane, anchor: int, margin: int) -> tuple[Region, Region]:
+        """Where a crop lies in its plane, and the part of the crop without its margin.
 
         It is cut as in prediction, so that its features are those of the mask: it starts at a
         multiple of the stride, and ends at the image's border.
         """
-        trainer, shape = self.trainer, plane.train.shape
-        edges = [*trainer.patch[:-2], *(edge + 2 * margin for edge in trainer.patch[-2:])]
-        region, inner = [], []
-        center = np.unravel_index(anchor, shape)
-        for c, edge, size, stride in zip(center, edges, shape, trainer.network.stride, strict=True):
-            start = max(0, min(int(c) - edge // 2, size - edge)) // stride * stride
+        trainer, shape, region, inner = self.trainer, plane.train.shape, [], []
+        rims = [0] * (len(shape) - 2) + [margin] * 2
+        centre = np.unravel_index(anchor, shape)
+        axes = zip(centre, trainer.patch, rims, shape, trainer.network.stride, strict=True)
+        for at, edge, rim, size, stride in axes:
+            edge += 2 * rim
+            start = max(0, min(int(at) - edge // 2, size - edge)) // stride * stride
             stop = min(size, start + edge)
-            rim = margin if edge > margin else 0
             region.append(slice(start, stop))
             inner.append(slice(rim if start else 0, stop - start - (rim if stop < size else 0)))
-        where, inside = tuple(region), np.zeros([r.stop - r.start for r in region], bool)
-        inside[tuple(inner)] = True
-        truth, newer = plane.train[where], inside & False
-        if id(plane) in self._newer:
-            newer = self._newer[id(plane)][where]
-        known = truth != IGNORE_INDEX
-        masks = newer & inside, known & ~newer & inside, ~known & _away_from(newer) & inside
-        arrays = (trainer.data.read(plane, where), *masks, truth)
-        return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(trainer.device) for a in arrays)
+        return tuple(region), tuple(inner)
+
+    def _marked(self, plane: LabelledPlane) -> np.ndarray:
+        """Where newer voxels are in the plane, of its shape."""
+        marked = np.zeros(plane.train.shape, bool)
+        marked.reshape(-1)[self._newer.get(id(plane), [])] = True
+        return marked
 
     # -- fit ---------------------------------------------------------------------------------------
-
-    def wrong(self, rows: Tensor | None = None) -> Tensor:
-        """Which newer voxels a last layer gets wrong; by default the shown one."""
-        logits = _applied(self.strokes.features, self.start() if rows is None else rows)
-        return logits.argmax(1) != self.strokes.wanted
-
-    def start(self) -> Tensor:
-        """The shown last layer, (outputs, features + 1)."""
-        assert self.head.bias is not None
-        return torch.cat([self.head.weight.flatten(1), self.head.bias[:, None]], 1).detach().clone()
 
     def solve(self) -> bool:
         """Move to the last layer nearest to the shown one that makes enough of the strokes right.
 
         False: the shown one does.
         """
-        wrong = self.wrong()
+        rows, wrong = self.shown, self._wrong(self.shown)
         if float(wrong.float().mean()) <= TOLERATED_ERROR:
             return False
-        rows = self.start()
         for weight in STROKE_WEIGHTS:
             self._between()
             rows = self._fit(rows, weight)
-            if float(self.wrong(rows)[wrong].float().mean()) <= 1 - ENOUGH:
+            if float(self._wrong(rows)[wrong].float().mean()) <= 1 - ENOUGH:
                 break
-        self._apply(rows)
+        self._apply(rows - self.shown)
         return True
 
+    def _wrong(self, rows: Tensor) -> Tensor:
+        """Which newer voxels a last layer gets wrong."""
+        features, truth = self.strokes
+        return _logits(features, rows).argmax(1) != truth
+
     def _fit(self, rows: Tensor, weight: float) -> Tensor:
+        """The last layer with this weight of the newer strokes, found from another one."""
         rows = rows.clone().requires_grad_(True)
-        start = self.start()
         optimizer = torch.optim.LBFGS([rows], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        terms = (
+            (weight, self.strokes, None),
+            (1 - weight, self.labelled, self.trainer.class_weights),
+            (DISTILLATION_WEIGHT, self.distilled, None),
+        )
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = weight * self._error(self.strokes, rows)
-            if len(self.labelled.features):
-                loss = loss + (1 - weight) * self._error(
-                    self.labelled, rows, self.trainer.class_weights
-                )
-            if len(self.distilled.features):
-                logs = _applied(self.distilled.features, rows).log_softmax(1)
-                loss = loss - DISTILLATION_WEIGHT * (self.distilled.wanted * logs).sum(1).mean()
-            loss = loss + 1e-4 * (rows - start).square().sum()
+            loss = 1e-4 * (rows - self.shown).square().sum()
+            for share, (features, wanted), weights in terms:
+                if len(features):
+                    logits = _logits(features, rows)
+                    loss = loss + share * functional.cross_entropy(logits, wanted, weights)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return rows.detach()
 
-    def _error(self, voxels: _Voxels, rows: Tensor, weights: Tensor | None = None) -> Tensor:
-        logits = _applied(voxels.features, rows)
-        if weights is None:
-            return functional.cross_entropy(logits, voxels.wanted)
-        return functional.cross_entropy(logits, voxels.wanted, weight=weights)
-
-    def _apply(self, rows: Tensor) -> None:
+    @torch.no_grad()
+    def _apply(self, change: Tensor) -> None:
         """Move the last layers of network, EMA and the distilled one by the same difference."""
-        trainer, change = self.trainer, rows - self.start()
-        networks = [trainer.network, trainer.ema_network]
-        if trainer.distillation is not None:
-            networks.append(trainer.distillation.network)
-        with torch.no_grad():
-            for network in networks:
-                network.head.weight.add_(change[:, :-1].view_as(network.head.weight))
-                if network.head.bias is not None:
-                    network.head.bias.add_(change[:, -1])
+        networks = [self.trainer.network, self.trainer.ema_network]
+        if self.trainer.distillation is not None:
+            networks.append(self.trainer.distillation.network)
+        for head in (network.head for network in networks):
+            assert head.bias is not None
+            head.weight.add_(change[:, :-1].view_as(head.weight))
+            head.bias.add_(change[:, -1])
 
 
-def _applied(features: Tensor, rows: Tensor) -> Tensor:
+def _logits(features: Tensor, rows: Tensor) -> Tensor:
     """Logits (V, classes) of features (V, F)."""
     return _two(features @ rows[:, :-1].T + rows[:, -1])
-
-
-def _marked(plane: LabelledPlane, indices: np.ndarray) -> np.ndarray:
-    """Where these voxels are in the plane, of its shape."""
-    marked = np.zeros(plane.train.shape, bool)
-    marked.reshape(-1)[indices] = True
-    return marked
-
-
-def _away_from(marked: np.ndarray) -> np.ndarray:
-    """Voxels farther than `KEEP_AWAY` in Y and X from marked ones."""
-    if not marked.any():
-        return ~marked
-    planes = marked.reshape(-1, *marked.shape[-2:])
-    distances = [
-        distance_transform_edt(~plane) if plane.any() else np.full(plane.shape, np.inf)
-        for plane in planes
-    ]
-    return np.stack(distances).reshape(marked.shape) > KEEP_AWAY
 
 
 def _two(logits: Tensor) -> Tensor:
@@ -271,5 +228,8 @@ def _two(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
 
-def _joined(parts: list[_Voxels]) -> _Voxels:
-    return _Voxels(torch.cat([p.features for p in parts]), torch.cat([p.wanted for p in parts]))
+def _drawn(parts: list[Voxels], most: int, rng: np.random.Generator) -> Voxels:
+    """So many random voxels of all parts, at most."""
+    features, wanted = map(torch.cat, zip(*parts, strict=True))
+    kept = torch.from_numpy(rng.permutation(len(features))[:most]).to(features.device)
+    return features[kept], wanted[kept]
