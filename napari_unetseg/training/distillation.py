@@ -51,12 +51,10 @@ class Distillation:
             pair.corrections is not None or fingerprint in seen
             for pair, fingerprint in zip(data.pairs, data.fingerprints, strict=True)
         ]
-        possible = len(data.classes.numbers) <= HELD_OUT  # 254 is a class index otherwise
-        self.planes = [
-            plane
-            for plane in data.planes
-            if possible and known[plane.pair] and _without_blocks(plane).size
-        ]
+        planes = [plane for plane in data.planes if known[plane.pair]]
+        if len(data.classes.numbers) > HELD_OUT:  # 254 is then a class index
+            planes = []
+        self.planes = [plane for plane in planes if _without_blocks(plane).size]
         self._labels = {id(plane): _without_blocks(plane) for plane in self.planes}
 
     def follow(self, network: UNet) -> None:
@@ -117,15 +115,17 @@ def distillation_loss(logits: Tensor, predicted: Tensor, target: Tensor) -> tupl
         losses = -(predicted.softmax(1) * logits.log_softmax(1)).sum(1)
     unknown = target == IGNORE_INDEX
     wrong = ~unknown & (target != HELD_OUT) & (answer != target)
-    counts = unknown & ~around(wrong, DISTRUST_RADIUS)
+    counts = unknown & ~dilated(wrong, DISTRUST_RADIUS)
     number = counts.sum().float()
     return (losses * counts).sum() / number.clamp(min=1), number
 
 
-def around(places: Tensor, radius: int) -> Tensor:
-    """Dilation of a mask (N, *spatial) by a square of this radius in Y and X, in voxels."""
-    planes = places.flatten(0, -3)[:, None].float()
-    return functional.max_pool2d(planes, 2 * radius + 1, 1, radius).view(places.shape) > 0
+def dilated(places: Tensor, radius: int) -> Tensor:
+    """Dilation of a mask (N, *spatial) by a square of so many voxels in Y and X."""
+    x, edge = places.flatten(0, -3)[:, None].float(), 2 * radius + 1
+    for kernel, pad in (((edge, 1), (radius, 0)), ((1, edge), (0, radius))):
+        x = functional.max_pool2d(x, kernel, 1, pad)
+    return x.view(places.shape) > 0
 
 
 def _without_blocks(plane: LabelledPlane) -> np.ndarray:
