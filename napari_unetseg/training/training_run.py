@@ -44,6 +44,7 @@ from napari_unetseg.training.training_setup import (
     FAILED_AT_ONCE,
     INSEPARABLE,
     NOTHING_TO_FREEZE,
+    SCORE_TOO_HIGH,
     STOPPED_AT_ONCE,
     channels_of,
     describe_dataset,
@@ -168,10 +169,7 @@ class TrainingRun:
             return
         self.state.begin(self.trainer)
         if self.data.validated and not all(r.scores for r in self.start_model.history):
-            yield Notice(
-                "An earlier training of this model held out no labels, so its score is too high "
-                "compared with a new model."
-            )
+            yield Notice(SCORE_TOO_HIGH)
         if (answer := self._answer(self.data.newer_voxels())) is not None:
             yield self._updated(answer, urgent=True)
 

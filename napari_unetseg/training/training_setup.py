@@ -30,6 +30,10 @@ FAILED_AT_ONCE = (
 NOTHING_TO_FREEZE = (
     "There is no initial model and there are no encoder weights, so the encoder is not frozen."
 )
+SCORE_TOO_HIGH = (
+    "An earlier training of this model held out no labels, so its score is too high compared with "
+    "a new model."
+)
 INSEPARABLE = (
     "The labelled classes look alike to the new model, as when all strokes lie at an earlier "
     "mask's mistakes: paint some at typical places too, or go on from the earlier model."
