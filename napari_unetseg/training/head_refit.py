@@ -98,20 +98,17 @@ class HeadRefit:
     @torch.no_grad()
     def _gather(self) -> None:
         """Compute the features of crops around newer strokes and elsewhere."""
-        seen, rng = list[Tensor](), np.random.default_rng(self._seed)
+        rng = np.random.default_rng(self._seed)
         network = self.trainer.ema_network.folded()
-        network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
         strokes, labelled, distilled = [], [], []
         for plane, anchor, margin in self._places(rng):
             self._between()
             image, *masks, truth = self._crop(plane, anchor, margin)
-            seen.clear()
-            logits = network(image[None])[0].float().movedim(0, -1)
-            features = seen[0][0].float().movedim(0, -1)
+            features = network.features(image[None])[0].float().movedim(0, -1)
             newer, earlier, free = masks
             strokes.append(_Voxels(features[newer], truth[newer].long()))
             labelled.append(_Voxels(features[earlier], truth[earlier].long()))
-            soft = _Voxels(features[free], _two(logits[free]).softmax(-1))
+            soft = _Voxels(features[free], _applied(features[free], self.start()).softmax(-1))
             distilled.append(soft.thinned(MOST_DISTILLED // PLANE_CROPS, rng))
         self.strokes = _joined(strokes).thinned(MOST_NEWER, rng)
         self.labelled = _joined(labelled).thinned(MOST_LABELLED, rng)
