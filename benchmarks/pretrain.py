@@ -161,7 +161,7 @@ def loss_of(
     """The loss of what the fitted layer says of unpainted pixels, and the mean Dice."""
     image, truth, strokes, classes = example
     with torch.autocast("cpu", torch.bfloat16):
-        features = network(image.contiguous(memory_format=torch.channels_last))
+        features = network.features(image.contiguous(memory_format=torch.channels_last))
     features = features.float().movedim(1, -1)
     if rng.random() < CORRECTED:
         strokes = corrected(example, features.detach(), rng)
@@ -205,7 +205,7 @@ def run(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     source = Source(options)
-    network = UNet(3, 2, width=options.width, depth=options.depth)
+    network = UNet(3, 2, width=options.width, depth=options.depth, image_features=True)
     network.head = nn.Identity()  # type: ignore[assignment]
     if options.init:
         network.load_state_dict(load_file(options.init), strict=False)

@@ -156,6 +156,7 @@ def random_model(
 ) -> Model:
     """A model with random weights that leaves intensities as they are."""
     classes = Classes(tuple(Structure(n) for n in numbers), background)
+    net = {"image_features": True, **net}
     settings = NetSettings(out_channels=classes.out_channels, **net)
     network = random_network(seed, **settings.model_dump())
     n = settings.in_channels

@@ -54,6 +54,8 @@ class NetSettings(_Settings):
     """Down-sampling of each level and spatial axis, 1 or 2; None means 2 everywhere."""
     encoder: Encoder = "unet"
     """Architecture, one of `ARCHITECTURES`."""
+    image_features: bool = False
+    """Whether the last layer also sees the image and a pyramid of its means; older ones do not."""
 
     @model_validator(mode="after")
     def _check_strides(self) -> Self:

@@ -112,7 +112,12 @@ def adapt(
     if sources != list(range(len(model.channels))):
         for name in _first_layers(net):
             weights[name] = _other_channels(weights[name], sources)
+        if model.net.image_features:
+            weights["head.weight"] = _image_columns(weights["head.weight"], model.net, sources)
         sentences.append(_channels_sentence(model.channels, channels, sources))
+    if net.image_features and not model.net.image_features:
+        blank = weights["head.weight"][:, :1].repeat(1, net.in_channels * net.depth, 1, 1)
+        weights["head.weight"] = torch.cat([weights["head.weight"], torch.zeros_like(blank)], 1)
     if net.dims != model.dims:
         weights = inflate(weights, net)
         sentences.append(
@@ -211,6 +216,14 @@ def _other_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
     picked = torch.stack([mean if s is None else kernel[:, s] for s in sources], 1)
     old, new = kernel.shape[1], len(sources)
     return picked if old == new else picked * (old / new)
+
+
+def _image_columns(rows: Tensor, net: NetSettings, sources: Sequence[int | None]) -> Tensor:
+    """Rows of the last layer, with those of its columns that see the image for other channels."""
+    split = rows.shape[1] - net.in_channels * net.depth  # the image, and a mean for each level
+    seen = rows[:, split:].reshape(-1, net.in_channels, *rows.shape[2:])
+    seen = _other_channels(seen, sources).reshape(len(rows), -1, *rows.shape[2:])
+    return torch.cat([rows[:, :split], seen], 1)
 
 
 def _head_rows(rows: Tensor, old: Classes, new: Classes) -> Tensor:

@@ -5,6 +5,8 @@ input ─ conv conv ───────────── concatenate ─ conv
          conv conv ─ concatenate ─ conv conv
            │ pool         ↑ up-convolution
          conv ─────────── conv            (the bottleneck)
+
+With ``image_features`` the last layer also sees the image and a pyramid of its means.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+MEAN = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+RESIZE = {2: "bilinear", 3: "trilinear"}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -84,6 +88,42 @@ def _block(dims: int, inputs: int, features: int, norm: str, dropout: float) -> 
     return _Block(*layers)
 
 
+class ImageFeatures(nn.Module):
+    """The image, and its means over what a voxel of each down-sampling level covers.
+
+    The means are interpolated to the full size, as in an image pyramid. Where brightness or colour
+    alone tell structures apart, a fit of the last layer to these finds them at once. There is
+    nothing to learn, and nothing of it is in the network's state.
+
+    Parameters
+    ----------
+    strides
+        Down-sampling of each level and axis, 1 or 2.
+    """
+
+    def __init__(self, strides: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.strides = strides
+
+    def channels(self, in_channels: int) -> int:
+        """Channels for an image of so many."""
+        return in_channels * (1 + len(self.strides))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The image and its means at each level, each (N, C, *spatial).
+
+        Parameters
+        ----------
+        x
+            Images (N, C, *spatial), every axis a multiple of its total down-sampling.
+        """
+        size, mean, features = x.shape[2:], x, [x]
+        for stride in self.strides:
+            mean = MEAN[len(size)](mean, tuple(stride))
+            features.append(functional.interpolate(mean, size=size, mode=RESIZE[len(size)]))
+        return features
+
+
 class UNet(nn.Module):
     """U-Net: an encoder, a bottleneck, and a decoder that sees the encoder's features.
 
@@ -112,6 +152,8 @@ class UNet(nn.Module):
         Default 2 everywhere. (1, 2, 2) keeps the resolution in Z.
     encoder
         ``unet``; so that a whole `NetSettings` can be given.
+    image_features
+        Whether the last layer also sees the image and a pyramid of its means (`ImageFeatures`).
 
     Raises
     ------
@@ -133,6 +175,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         strides: Sequence[Sequence[int]] | None = None,
         encoder: str = "unet",
+        image_features: bool = False,
     ) -> None:
         super().__init__()
         if encoder not in self.encoder_kinds:
@@ -154,7 +197,11 @@ class UNet(nn.Module):
             _block(dims, skip + f, f, norm, 0.0)
             for skip, f in zip(skips[:-1], features[:-1], strict=True)
         )
-        self.head = CONV[dims](width if depth > 1 else skips[-1], out_channels, 1)
+        self.image_features = ImageFeatures(self.strides) if image_features else None
+        inputs = width if depth > 1 else skips[-1]
+        if self.image_features is not None:
+            inputs += self.image_features.channels(in_channels)
+        self.head = CONV[dims](inputs, out_channels, 1)
         self._initialise()
 
     def _make_encoder(
@@ -244,12 +291,31 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, out_channels, *spatial) of images (N, in_channels, *spatial), any size."""
-        size = x.shape[2:]
-        skips = self._encode(self._pad(x))
+        size, head, (first, *more) = x.shape[2:], self.head, self._features(x)
+        used = first.shape[1]
+        if not more:
+            logits = head(first)
+        else:  # faster than the layer on joined features
+            convolve = functional.conv2d if self.dims == 2 else functional.conv3d
+            logits = convolve(first, head.weight[:, :used], head.bias)
+            logits = logits + convolve(torch.cat(more, 1), head.weight[:, used:])
+        return self._cropped(logits, size)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees: (N, features, *spatial) of images (N, C, *spatial)."""
+        return self._cropped(torch.cat(self._features(x), 1), x.shape[2:])
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        """The decoder's features and those of the image, of the padded size."""
+        image = self._pad(x)
+        skips = self._encode(image)
         x = skips.pop()
         for up, block in zip(reversed(self.ups), reversed(self.decoder), strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
-        x = self.head(x)
+        return [x, *(self.image_features(image) if self.image_features is not None else ())]
+
+    @staticmethod
+    def _cropped(x: Tensor, size: Sequence[int]) -> Tensor:
         crop: list[Any] = [slice(0, s) for s in size]
         return x[(..., *crop)]
 

@@ -89,17 +89,13 @@ class HeadRefit:
     @torch.no_grad()
     def _gather(self, rng: np.random.Generator) -> None:
         """Compute the features of crops around newer strokes and elsewhere."""
-        seen, device = list[Tensor](), self.trainer.device
-        network = self.trainer.ema_network.folded()
-        network.head.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+        device, network = self.trainer.device, self.trainer.ema_network.folded()
         strokes, labelled, distilled = list[Voxels](), list[Voxels](), list[Voxels]()
         for plane, anchor, margin in self._places(rng):
             self._between()
             region, inner = self._crop(plane, anchor, margin)
             image = torch.from_numpy(self.trainer.data.read(plane, region)).to(device)
-            seen.clear()
-            logits = network(image[None])[0].float().movedim(0, -1)[inner]
-            features = seen[0][0].float().movedim(0, -1)[inner]
+            features = network.features(image[None])[0].float().movedim(0, -1)[inner]
             truth = torch.from_numpy(plane.train[region].astype(np.int64)).to(device)
             newer = torch.from_numpy(self._marked(plane)[region]).to(device)
             free = ((truth == IGNORE_INDEX) & ~dilated(newer[None], KEEP_AWAY)[0])[inner]
@@ -107,7 +103,7 @@ class HeadRefit:
             earlier = (truth != IGNORE_INDEX) & ~newer
             strokes.append((features[newer], truth[newer]))
             labelled.append((features[earlier], truth[earlier]))
-            soft = features[free], _two(logits[free]).softmax(-1)
+            soft = features[free], _logits(features[free], self.shown).softmax(-1)
             distilled.append(_drawn([soft], MOST_DISTILLED // PLANE_CROPS, rng))
         self.strokes = _drawn(strokes, MOST_NEWER, rng)
         self.labelled = _drawn(labelled, MOST_LABELLED, rng)
@@ -219,12 +215,8 @@ class HeadRefit:
 
 
 def _logits(features: Tensor, rows: Tensor) -> Tensor:
-    """Logits (V, classes) of features (V, F)."""
-    return _two(features @ rows[:, :-1].T + rows[:, -1])
-
-
-def _two(logits: Tensor) -> Tensor:
-    """Logits of two classes where one output stands for both."""
+    """Logits (V, classes) of features (V, F), two classes where one output stands for both."""
+    logits = features @ rows[:, :-1].T + rows[:, -1]
     return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
 
 

@@ -127,6 +127,7 @@ def _net(
         dropout=settings.dropout,
         strides=strides,
         encoder=settings.encoder,
+        image_features=True,
     )
 
 

@@ -52,7 +52,7 @@ def continued(
     return net, *adapt(model, net, known, channels)
 
 
-def assert_kept(model: Model, weights: dict[str, Tensor], but: str) -> None:
+def assert_kept(model: Model, weights: dict[str, Tensor], but: str | tuple[str, ...]) -> None:
     """All tensors but those whose name begins so are the model's."""
     assert set(weights) == set(model.weights)
     for name, tensor in weights.items():
@@ -173,7 +173,13 @@ def test_new_and_dropped_channels_keep_the_size_of_the_response() -> None:
     torch.testing.assert_close(kernel[:, :2], old * (2 / 3))
     torch.testing.assert_close(kernel[:, 2], old.mean(1) * (2 / 3))
     torch.testing.assert_close(kernel.sum(1), old.sum(1))
-    assert_kept(model, more, but="encoder.0.0.weight")
+    assert_kept(model, more, but=("encoder.0.0.weight", "head.weight"))
+    rows, now = (
+        w["head.weight"][:, model.net.width :].unflatten(1, (model.net.depth, -1))
+        for w in (model.weights, more)
+    )
+    torch.testing.assert_close(now[:, :, :2], rows * (2 / 3))  # image and means, by channel
+    torch.testing.assert_close(now.sum(2), rows.sum(2))
     assert "weights for DAPI and GFP, and uses their mean for RFP" in sentences[0]
     _, fewer, _ = continued(model, channels=("GFP",))
     torch.testing.assert_close(fewer["encoder.0.0.weight"], old[:, 1:] * 2)
@@ -200,10 +206,15 @@ def test_first_layer_of_an_rgb_kernel() -> None:
 # -- 2D to 3D --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("image_features", [True, False], ids=["new", "older model"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_a_volume_is_seen_plane_by_plane(norm: str) -> None:
-    model = random_model(3, (1, 2), depth=3, width=4, norm=norm, in_channels=2)
-    net = model.net.model_copy(update={"dims": 3, "strides": (S122, S122)})
+def test_a_volume_is_seen_plane_by_plane(norm: str, image_features: bool) -> None:
+    flat = NetSettings(
+        depth=3, width=4, norm=norm, in_channels=2, image_features=image_features
+    ).model_dump(exclude={"out_channels"})
+    model = random_model(3, (1, 2), **flat)
+    more = {"dims": 3, "strides": (S122, S122), "image_features": True}
+    net = model.net.model_copy(update=more)
     weights, sentences = adapt(model, net, model.classes, model.channels)
     volume = torch.rand(2, 5, 21, 30)
     planes = [run(model.net, dict(model.weights), volume[:, z]) for z in range(5)]
@@ -225,7 +236,15 @@ def test_where_z_is_halved_a_volume_of_equal_planes_is_seen_as_its_plane() -> No
 def test_classes_channels_and_dimensions_together() -> None:
     model = named(("DAPI",))
     known = classes(0, 1, 2)
-    net = NetSettings(dims=3, in_channels=2, out_channels=3, depth=3, width=4, strides=(S122, S222))
+    net = NetSettings(
+        dims=3,
+        in_channels=2,
+        out_channels=3,
+        depth=3,
+        width=4,
+        strides=(S122, S222),
+        image_features=True,
+    )
     weights, sentences = adapt(model, net, known, ("DAPI", "GFP"))
     assert run(net, weights, torch.rand(2, 4, 9, 9)).shape == (3, 4, 9, 9)
     assert len(sentences) == 4

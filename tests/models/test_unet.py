@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,7 @@ def _transparent(network: UNet) -> UNet:
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("image_features", [False, True])
 @pytest.mark.parametrize(
     ("dims", "depth", "strides"),
     [
@@ -110,10 +112,15 @@ def _transparent(network: UNet) -> UNet:
     ],
 )
 def test_input_range_is_what_the_output_depends_on(
-    dims: int, depth: int, strides: tuple[tuple[int, ...], ...] | None, norm: str
+    dims: int,
+    depth: int,
+    strides: tuple[tuple[int, ...], ...] | None,
+    norm: str,
+    image_features: bool,
 ) -> None:
     torch.manual_seed(1)
-    network = _transparent(UNet(dims=dims, depth=depth, width=1, norm=norm, strides=strides))
+    shape: dict[str, Any] = {"dims": dims, "depth": depth, "strides": strides}
+    network = _transparent(UNet(**shape, width=1, norm=norm, image_features=image_features))
     for axis in range(dims):
         reach = network.receptive_field[axis]
         length = (reach // network.stride[axis] + 2) * network.stride[axis]

@@ -35,6 +35,7 @@ from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.inference.predict import predict
 from napari_unetseg.models.unet import UNet
+from napari_unetseg.training.losses import LOSSES, LossInputs, LossTerm, Mean, cross_entropy
 from napari_unetseg.training.train import train, train_events
 from napari_unetseg.training.trainer import Trainer, Weights
 from napari_unetseg.training.training_events import (
@@ -157,7 +158,8 @@ def test_it_learns_from_strokes(kind: str) -> None:
     scores = [dice(wanted == n, mask == n) for n in model.classes.numbers if n]
     assert np.mean(scores) >= 0.9, scores
     losses = [e.loss for e in of_kind(events, StepDone)]
-    assert np.mean(losses[-8:]) < 0.65 * np.mean(losses[:8])
+    # colours are told apart by the first fit already
+    assert np.mean(losses[-8:]) < max(0.65 * np.mean(losses[:8]), 0.01)
 
 
 def test_labels_of_all_kinds_and_corrections_train() -> None:
@@ -734,10 +736,10 @@ def test_going_on_starts_where_the_model_was(pair: AnnotatedImage, trained: Mode
     before = {name: tensor.clone() for name, tensor in trained.weights.items()}
     name = trained.id
     settings = tiny(steps=3, learning_rate=1e-4)
-    model, events = run_training([pair], settings, init=trained)
-    _, scratch = run_training([pair], settings)
-    warm, cold = (np.mean([e.loss for e in of_kind(run, StepDone)]) for run in (events, scratch))
-    assert warm < 0.8 * cold
+    model = train([pair], settings, init=trained)
+    for key in ("encoder.0.0.weight", "decoder.0.0.weight", "head.weight"):
+        torch.testing.assert_close(model.weights[key], before[key], atol=1e-3, rtol=1e-2)
+        assert not torch.equal(model.weights[key], before[key])
     assert len(model.history) == 2
     assert model.history[:1] == trained.history
     assert model.history[1].parent == name
@@ -750,12 +752,21 @@ def test_going_on_starts_where_the_model_was(pair: AnnotatedImage, trained: Mode
     assert len(trained.history) == 1
 
 
-def test_a_model_that_a_training_breaks_keeps_its_weights(pair: AnnotatedImage) -> None:
+def test_a_model_that_a_training_breaks_keeps_its_weights(
+    pair: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = train([pair], tiny(steps=60, **FAST))
-    settings = tiny(steps=4, learning_rate=1.0, ema=False, cosine_schedule=False)
+
+    def ascent(batch: LossInputs) -> Mean:
+        mean = cross_entropy(batch)
+        return mean._replace(value=-5 * mean.value)
+
+    terms = (LossTerm("cross_entropy", lambda _: 1.0, ascent), *LOSSES[1:])
+    monkeypatch.setattr("napari_unetseg.training.trainer.LOSSES", terms)
+    settings = tiny(steps=12, learning_rate=0.1, ema=False, cosine_schedule=False)
     model, events = run_training([pair], settings, init=good)
     assert model.id == good.id
-    assert len(model.history) == 2
+    assert len(model.history) == 1 + len(good.history)
     (done,) = of_kind(events, TrainingDone)
     assert "The model of step 0 is kept." in done.reason
     assert done.scores is not None
