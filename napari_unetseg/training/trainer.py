@@ -58,6 +58,8 @@ FULL_LR_VOXELS, MIN_LR_SCALE = 16_000, 0.2
 """Labelled voxels from which pretrained weights train at the full learning rate; with fewer it is
 scaled by the square root of their number, against overfitting.
 """
+MIN_LR_SEPARABLE = 0.2
+"""Least fraction of the learning rate where pretrained features do not tell the classes apart."""
 EDGE_RAMP_STEPS = 200
 """Steps over which the edge loss rises to its full weight from random decoder weights."""
 CHANNELS_LAST_DEVICES = ("cpu", "cuda")
@@ -137,7 +139,17 @@ class Trainer:
         self.label_amount = min(
             1.0, max(MIN_LR_SCALE, math.sqrt(data.train_voxels / FULL_LR_VOXELS))
         )
-        self.lr_scale = self.label_amount if self.pretrained else 1.0
+
+    @property
+    def lr_scale(self) -> float:
+        """What of the learning rate the labels allow pretrained features, up to 1.
+
+        Few labels, or labels that these features do not tell apart, such as strokes at an earlier
+        mask's mistakes, would soon be learned by heart.
+        """
+        if not self.pretrained:
+            return 1.0
+        return self.label_amount * max(MIN_LR_SEPARABLE, self.separable)
 
     def distillation_of(self, weights: Weights, seen: Collection[str]) -> Distillation | None:
         """Distillation of these weights in images with these fingerprints, or with corrections.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from helpers import blobs, of_kind, run_training, strokes, tiny
 
 from napari_unetseg import AnnotatedImage, Stack, predict
 from napari_unetseg.core.events import Notice
+from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import NetSettings
 from napari_unetseg.models.registry import build
 from napari_unetseg.training.linear_probe import LinearProbe, load_backbone, recalibrate_batchnorm
 from napari_unetseg.training.trainer import Trainer
 from napari_unetseg.training.training_events import ModelUpdated, StepDone
+from napari_unetseg.training.training_run import TrainingRun
+from napari_unetseg.training.training_setup import INSEPARABLE
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -124,3 +128,20 @@ def test_no_memory_for_steps_keeps_the_first_answer(monkeypatch: pytest.MonkeyPa
     )
     assert model.id == of_kind(events, ModelUpdated)[0].model.id
     assert "kept" in events[-1].reason
+
+
+def test_labels_that_the_features_do_not_tell_apart_are_learned_slowly_and_said() -> None:
+    """As when all strokes lie at an earlier mask's mistakes."""
+    image, truth = blobs((96, 96), 12)
+    labels = strokes(truth)
+    mixed = labels.copy()
+    mixed[labels > 0] = np.random.default_rng(0).permutation(labels[labels > 0])
+    rates, notices = [], []
+    for painted in (labels, mixed):
+        pair = AnnotatedImage(Stack(image, "YX"), painted, "strokes")
+        run = TrainingRun([pair], tiny(width=16, depth=4), (), None, JobControl(1), None)
+        with closing(run.trainer):
+            notices.append([e.text for e in run.begin() if isinstance(e, Notice)])
+            rates.append(run.trainer.lr_scale / run.trainer.label_amount)
+    assert rates == [1.0, pytest.approx(0.2, abs=0.2)]
+    assert [INSEPARABLE in said for said in notices] == [False, True]
