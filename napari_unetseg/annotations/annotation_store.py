@@ -38,6 +38,9 @@ class LabelSource(StrEnum):
     """Painted on a prediction: 0 nothing, 1 to 254 a structure, 255 background."""
     ACCEPTED = "accepted"
     """Accepted predictions; numbers as in corrections."""
+    OBJECTS = "objects"
+    """Finished objects: 0 nothing, else the number of the object, uint32. Their structure is in
+    the corrections."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +96,7 @@ class ImageAnnotations:
         self._ready, self._wanted = np.empty(0, np.uint8), 0
         self._layers = {o: _Layer.empty(shape, np.uint8) for o in LabelSource}
         self._layers[LabelSource.STROKES] = _Layer.empty(shape, dtype)
+        self._layers[LabelSource.OBJECTS] = _Layer.empty(shape, np.uint32)
 
     def grid(self, origin: LabelSource) -> SparseArray:
         """The values of one source; read-only."""

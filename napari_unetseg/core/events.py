@@ -64,6 +64,8 @@ class TilePredicted(Event):
     done: int
     total: int
     """Tiles done and in all."""
+    maps: np.ndarray | None = None
+    """Object maps, float32, (2, *region), see `core.object_maps`; None unless asked for."""
 
     @property
     def index(self) -> tuple[int | slice, ...]:

@@ -32,6 +32,8 @@ class LabelKind(StrEnum):
     """0 = background, 1…254 = structures; 0 and one larger number, such as 255, is binary."""
     INSTANCES = "instances"
     """0 = background, every other number is an object of structure 1."""
+    FINISHED = "finished"
+    """0 = not labelled, every other number is one whole object of structure 1."""
 
     @classmethod
     def of(cls, kind: LabelKind | str | None) -> LabelKind:
@@ -47,8 +49,9 @@ class LabelKind(StrEnum):
         instead = f", not {kind!r}" if isinstance(kind, str) else ""
         raise UserError(
             "Say what the numbers in the labels mean by their kind: 'full' (0 background, 1 to 254 "
-            "structures), 'strokes' (0 not labelled, 1 to 254 structures, 255 background) or "
-            f"'instances' (0 background, every other number an object){instead}."
+            "structures), 'strokes' (0 not labelled, 1 to 254 structures, 255 background), "
+            "'instances' (0 background, every other number an object) or 'finished' (0 not "
+            f"labelled, every other number an object){instead}."
         )
 
 
@@ -66,6 +69,8 @@ class Structure:
     color: str = ""
     file_value: int | None = None
     """Value in the files, where it differs from the number (255 in a binary mask)."""
+    objects: bool = False
+    """Whether it consists of objects, each with a number of its own, rather than of areas."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= 254:
@@ -90,8 +95,14 @@ class Classes:
         labels: Iterable[tuple[Mapping[int, int], LabelKind]],
         known: Iterable[Structure] = (),
         ignore: int | None = None,
+        *,
+        finished: bool = False,
     ) -> Self:
-        """The classes of several label arrays, from the values that each of them holds."""
+        """The classes of several label arrays, from the values that each of them holds.
+
+        With ``finished`` there are finished objects besides, so that one structure at least
+        consists of objects.
+        """
         names = {s.number: s for s in known}
         file_values: dict[int, int | None] = {}
         background = False
@@ -101,15 +112,23 @@ class Classes:
                 background |= BACKGROUND_LABEL in found
                 numbers = found - {BACKGROUND_LABEL}
             else:
-                background |= values.get(0, 0) > 0
+                background |= kind is not LabelKind.FINISHED and values.get(0, 0) > 0
                 numbers = {1} if found else set()
                 binary = len(found) == 1 and max(found) >= BACKGROUND_LABEL
                 if kind is LabelKind.FULL and binary:
                     file_values[1] = max(found)
                 elif kind is LabelKind.FULL:
                     numbers = found
+            finished |= kind is LabelKind.FINISHED
             for number in numbers:
                 file_values.setdefault(number, None)
+        if finished:
+            able = sorted(s.number for s in names.values() if s.objects)
+            there = [n for n in able if n in file_values]
+            chosen = next(iter((*there, *able, *sorted(file_values))), 1)
+            first = names.get(chosen) or Structure(chosen)
+            names[chosen] = replace(first, objects=True)
+            file_values.setdefault(chosen, None)
         structures = tuple(
             replace(s, file_value=file_values[s.number] or s.file_value)
             for s in (names.get(n) or Structure(n) for n in sorted(file_values))
@@ -120,7 +139,11 @@ class Classes:
         """The same classes with the names and colours of the given structures."""
         known = {s.number: s for s in structures}
         named = [
-            replace(s, name=known[s.number].name, color=known[s.number].color)
+            replace(
+                known[s.number],
+                file_value=s.file_value,
+                objects=s.objects or known[s.number].objects,
+            )
             if s.number in known
             else s
             for s in self.structures
@@ -136,6 +159,11 @@ class Classes:
     def names(self) -> tuple[str, ...]:
         """The name of each class."""
         return ("background",) * self.background + tuple(s.name for s in self.structures)
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Numbers of the structures that consist of objects."""
+        return tuple(s.number for s in self.structures if s.objects)
 
     @property
     def binary(self) -> bool:
@@ -164,7 +192,9 @@ class Classes:
         if array.dtype.kind == "f":
             unlabelled |= np.isnan(array)
             array = np.nan_to_num(array)
-        if kind is LabelKind.INSTANCES:
+        if kind is LabelKind.FINISHED:
+            unlabelled |= array <= 0
+        if kind in (LabelKind.INSTANCES, LabelKind.FINISHED):
             array = array > 0  # object numbers may be of any size
         elif kind is LabelKind.FULL:
             array = np.where(array >= BACKGROUND_LABEL, 1, array)  # of a binary mask
@@ -173,6 +203,8 @@ class Classes:
         table = np.full(256, IGNORE_INDEX, np.uint8)
         for index, number in enumerate(self.numbers):
             table[BACKGROUND_LABEL if number == 0 and kind is LabelKind.STROKES else number] = index
+        if kind is LabelKind.FINISHED and self.objects:
+            table[1] = self.numbers.index(self.objects[0])
         out: np.ndarray = table[np.clip(array, 0, 255).astype(np.uint8)]
         out[unlabelled] = IGNORE_INDEX
         return out

@@ -56,6 +56,8 @@ class NetSettings(_Settings):
     """Architecture, one of `ARCHITECTURES`."""
     image_features: bool = False
     """Whether the last layer also sees the image and a pyramid of its means; older ones do not."""
+    object_maps: bool = False
+    """Whether a second last layer predicts the object maps (`core.object_maps`)."""
 
     @model_validator(mode="after")
     def _check_strides(self) -> Self:
@@ -224,6 +226,19 @@ class TrainSettings(_Settings):
         )
 
 
+class ObjectSettings(_Settings):
+    """How objects are found in a mask and its object maps (`core.object_maps`)."""
+
+    centre: float = Field(0.5, ge=0, le=1)
+    """Seeds are nearer to an object's centre than this, as a fraction of its extent."""
+    border: float = Field(0.5, ge=0, le=1)
+    """Seeds are farther from an object's border than this, as a fraction of its depth."""
+    smoothing: float = Field(1.0, ge=0, le=16)
+    """Standard deviation of the Gaussian that smooths the maps, in voxels of Y and X."""
+    smallest: int = Field(0, ge=0)
+    """Objects of fewer voxels are left out."""
+
+
 class PredictSettings(_Settings):
     """How a model is applied."""
 
@@ -235,6 +250,8 @@ class PredictSettings(_Settings):
     """Edge of a tile, without its surroundings, in voxels. By default automatic."""
     probabilities: bool = False
     """Return the probabilities of the classes too."""
+    object_maps: bool = False
+    """Return the object maps too, of a model that has them."""
     match_spacing: MatchSpacing = False
     """Predict at the voxel size that the model was trained at: the image is resampled to it, and
     the probabilities back, so that the mask has the image's grid. An image is refused where a

@@ -35,7 +35,7 @@ class AnnotatedImage:
     ----------
     image
         A `Stack`, or an array whose axes are given by ``axes``.
-    labels, kind, corrections, ignore, newer
+    labels, kind, corrections, ignore, newer, objects
         See the attributes; ``kind`` must be given, its name will do.
     axes
         Axes of an array, such as ``ZCYX`` (default ``TZYX`` from the right, ``YXS`` for RGB).
@@ -56,6 +56,10 @@ class AnnotatedImage:
         A value of ``labels`` that means "not labelled"; so does NaN.
     newer
         Newly painted regions of the grid, to which continued training adapts before its first step.
+    objects
+        Finished objects, array-like of the grid shape: 0 nothing, every other number one whole
+        object. Their structure is the one most of their voxels are labelled as, by default the
+        first that consists of objects.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class AnnotatedImage:
     corrections: Any | None
     ignore: int | None
     newer: tuple[tuple[slice, ...], ...]
+    objects: Any | None
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class AnnotatedImage:
         newer: tuple[tuple[slice, ...], ...] = (),
         *,
         axes: str | None = None,
+        objects: Any | None = None,
     ) -> None:
         put = partial(object.__setattr__, self)
         put("kind", LabelKind.of(kind))
@@ -89,6 +95,7 @@ class AnnotatedImage:
         put("corrections", None if corrections is None else self._on_grid(corrections))
         put("ignore", ignore)
         put("newer", newer)
+        put("objects", None if objects is None else self._on_grid(objects))
 
     def _on_grid(self, array: Any) -> Any:
         if not same_but_singletons(array.shape, self.image.grid_shape):
@@ -102,6 +109,21 @@ class AnnotatedImage:
     @property
     def _name(self) -> str:
         return f"The labels of {self.image.name}"
+
+    def objects_at(self, index: tuple[Any, ...]) -> np.ndarray | None:
+        """Numbers of the known objects of a plane or volume, 0 for none; None without any.
+
+        Finished objects come before those of the labels.
+        """
+        found = None
+        if self.kind in (LabelKind.INSTANCES, LabelKind.FINISHED):
+            found = np.asarray(self.labels[index])
+            found = np.where(found == (0 if self.ignore is None else self.ignore), 0, found)
+            found = np.where(found > 0, found, 0).astype(np.int64)
+        if self.objects is not None:
+            own = np.asarray(self.objects[index]).astype(np.int64)
+            found = own if found is None else np.where(own > 0, own + found.max(initial=0), found)
+        return found
 
     def count(self, before: Mapping[Index, PlaneValues] | None = None) -> dict[Index, PlaneValues]:
         """Count the values of each plane (Y, X) of the labels that may hold any.

@@ -14,6 +14,7 @@ from napari_unetseg.core.events import FlatImage
 from napari_unetseg.core.image_stack import Normalization
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind, Structure
+from napari_unetseg.core.object_maps import UNKNOWN
 from napari_unetseg.data.annotated_image import values_of
 from napari_unetseg.data.dataset_checks import check_channels, check_classes, check_not_flat
 from napari_unetseg.data.labelled_planes import ReadPair, matched, read_pairs, same_pixels
@@ -104,7 +105,8 @@ class TrainingDataset:
         self.read_pairs: list[ReadPair] = read_pairs(pairs, earlier, fixed)
         values = list(self._read_values(classify=classes is None))  # once a training
         self.notes = notes_of(values)
-        found = Classes.find([(v.counts, v.kind) for v in values], structures)
+        finished = any(pair.objects is not None for pair in pairs)
+        found = Classes.find([(v.counts, v.kind) for v in values], structures, finished=finished)
         kept = known if known is not None and self._leaves_out(found, known) else None
         self.classes = (classes or kept or found).renamed(structures)
         check_classes(found, self.classes, self.pairs, kept)
@@ -202,6 +204,11 @@ class TrainingDataset:
         )
 
     @property
+    def has_objects(self) -> bool:
+        """Whether whole objects are known, so that object maps can be learned."""
+        return any(plane.objects is not None and plane.objects.any() for plane in self.planes)
+
+    @property
     def has_strokes(self) -> bool:
         """Whether any labels are strokes."""
         return any(p.kind is LabelKind.STROKES or p.corrections is not None for p in self.pairs)
@@ -277,13 +284,15 @@ class TrainingDataset:
         labels
             Class indices of the plane's shape that the target is cropped from instead.
 
+        Object maps follow the class indices where the classes have objects.
+
         Returns
         -------
         image
             (channels, *size) float32; beyond the image it is mirrored.
         target
             (*size,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled and beyond the
-            image.
+            image. With objects (3, *size): class indices, and the encoded object maps.
         """
         labels = plane.train if labels is None else labels
         shape = labels.shape
@@ -298,8 +307,11 @@ class TrainingDataset:
             pads.append((low - start, start + wanted - high))
         where = tuple(region)
         image, target = self.read(plane, where), labels[where]
+        if self.classes.objects:
+            target = np.stack([target, *_maps(plane, where)])
+            pads = [(0, 0), *pads]
         if any(p != (0, 0) for p in pads):
-            image = np.pad(image, [(0, 0), *pads], mode="symmetric")
+            image = np.pad(image, [(0, 0), *pads[-self.dims :]], mode="symmetric")
             target = np.pad(target, pads, constant_values=IGNORE_INDEX)
         return image, target
 
@@ -313,6 +325,17 @@ class TrainingDataset:
         target
             (*region,) uint8 class indices, `IGNORE_INDEX` where nothing is labelled for training.
         """
+        for plane, region in self._labelled_places():
+            yield self.read(plane, region), plane.train[region]
+
+    def object_regions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `labelled_regions`, with object maps (2, *region), of regions that hold known ones."""
+        for plane, region in self._labelled_places():
+            maps = _maps(plane, region)
+            if (maps != UNKNOWN).any():
+                yield self.read(plane, region), maps
+
+    def _labelled_places(self) -> Iterator[tuple[LabelledPlane, tuple[slice, ...]]]:
         pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
         order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]
         first = [self._crop_with(number, order) for number in np.argsort(self.counts, stable=True)]
@@ -321,7 +344,7 @@ class TrainingDataset:
             plane, region = order[i]
             target = plane.train[region]
             if (i in first or left > 0) and used < MOST_PIECES and (target != IGNORE_INDEX).any():
-                yield self.read(plane, region), target
+                yield plane, region
                 left -= target.size
                 used += 1
 
@@ -380,6 +403,13 @@ class TrainingDataset:
             before=self,
             fixed=fixed,
         )
+
+
+def _maps(plane: LabelledPlane, region: tuple[slice, ...]) -> np.ndarray:
+    """The encoded object maps of a region."""
+    if plane.maps is not None:
+        return plane.maps[(slice(None), *region)]
+    return np.full((2, *plane.train[region].shape), UNKNOWN, np.uint8)
 
 
 def _pieces(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:

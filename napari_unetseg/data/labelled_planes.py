@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_unetseg.annotations.sparse_array import planes_with
 from napari_unetseg.core.label_checks import LabelValues, PlaneValues, count_planes, read_values
 from napari_unetseg.core.labels import IGNORE_INDEX, Classes, LabelKind
+from napari_unetseg.core.object_maps import UNKNOWN, encode_maps
 from napari_unetseg.data.validation_split import (
     LabelledPlane,
     count_classes,
@@ -51,7 +52,8 @@ class ReadPair:
     """Hash of the image's pixels."""
     labels: Counted
     corrections: Counted
-    """Values of each plane (Y, X) of either."""
+    objects: Counted
+    """Values of each plane (Y, X) of each."""
     planes: dict[Index, SplitPlane] = field(default_factory=dict)
     """The planes or volumes that hold labels, by their index."""
 
@@ -98,6 +100,9 @@ class ReadPair:
         if pair.corrections is not None:
             own = classes.encode(pair.corrections[index], LabelKind.STROKES)
             target = np.where(own == IGNORE_INDEX, target, own)
+        objects = pair.objects_at(index) if classes.objects else None
+        if objects is not None and pair.objects is not None:
+            target = label_objects(target, objects, classes)
         if not (target != IGNORE_INDEX).any():
             return None
         # neighbouring planes look alike, so a cell is on the same side in all of them
@@ -108,6 +113,10 @@ class ReadPair:
         counts = count_classes(train, n)
         held = (count_classes(validate[block.region], n) for block in blocks)
         plane = LabelledPlane(pair.image, self.number, index, train, validate, blocks, counts)
+        if objects is not None:
+            plane.objects = objects
+            plane.maps = encode_maps(objects, spacing, background=pair.kind is LabelKind.INSTANCES)
+            plane.maps[:, train == IGNORE_INDEX] = UNKNOWN  # held out, too
         return SplitPlane(plane, fraction, counts, sum(held, np.zeros(n, np.int64)), len(blocks))
 
     def _labelled(self, dims: int) -> Iterable[Index]:
@@ -116,13 +125,18 @@ class ReadPair:
         if pair.kind is not LabelKind.STROKES:
             return pair.image.planes(dims)
         leading = len(pair.image.leading_shape(dims))
-        return sorted({index[:leading] for index in (*self.labels, *self.corrections)})
+        counted = (*self.labels, *self.corrections, *self.objects)
+        return sorted({index[:leading] for index in counted})
 
     def _unchanged_since(self, before: ReadPair | None, dims: int) -> Callable[[Index], bool]:
         """A test whether the labels of a plane or volume are unchanged."""
         if before is None or self._target_inputs(dims) != before._target_inputs(dims):
             return lambda _: False
-        if self.labels is before.labels and self.corrections is before.corrections:
+        if (
+            self.labels is before.labels
+            and self.corrections is before.corrections
+            and self.objects is before.objects
+        ):
             return lambda _: True
         now, then = self._digests(dims), before._digests(dims)
         return lambda index: now[index] == then[index]
@@ -136,7 +150,7 @@ class ReadPair:
         """Hashes of each plane's or volume's labels and corrections."""
         leading = len(self.pair.image.leading_shape(dims))
         digests = defaultdict[Index, list[object]](list)
-        for which, counted in enumerate((self.labels, self.corrections)):
+        for which, counted in enumerate((self.labels, self.corrections, self.objects)):
             for index, values in counted.items():
                 digests[index[:leading]].append((which, index, values.digest))
         return digests
@@ -167,16 +181,17 @@ def read_pairs(
     found = []
     for number, (pair, old) in enumerate(zip(pairs, before, strict=True)):
         if old is not None and old.pair is pair and id(pair) in same:
-            found.append(ReadPair(pair, number, old.fingerprint, old.labels, old.corrections))
+            known = old.labels, old.corrections, old.objects
+            found.append(ReadPair(pair, number, old.fingerprint, *known))
             continue
         fingerprint = old.fingerprint if old is not None else pair.image.fingerprint()
         labels = pair.count(old.labels if old else None)
-        corrections: Counted = {}
-        if pair.corrections is not None:
-            planes = planes_with(pair.corrections)
-            earlier = old.corrections if old else None
-            corrections = count_planes(pair.corrections, _corrections_of(pair), planes, earlier)
-        found.append(ReadPair(pair, number, fingerprint, labels, corrections))
+        corrections = _counted(
+            pair.corrections, _corrections_of(pair), old.corrections if old else None
+        )
+        name = f"The finished objects of {pair.image.name}"
+        objects = _counted(pair.objects, name, old.objects if old else None)
+        found.append(ReadPair(pair, number, fingerprint, labels, corrections, objects))
     return found
 
 
@@ -207,6 +222,40 @@ def matched(pairs: Sequence[AnnotatedImage], before: Sequence[ReadPair]) -> list
 def same_pixels(image: Stack, other: Stack) -> bool:
     """Whether two stacks have the same array and axes."""
     return image.data is other.data and image.axes == other.axes
+
+
+def _counted(array: Any, name: str, before: Counted | None) -> Counted:
+    """Values of the planes of an array that may hold any; none without an array."""
+    return {} if array is None else count_planes(array, name, planes_with(array), before)
+
+
+def label_objects(target: np.ndarray, objects: np.ndarray, classes: Classes) -> np.ndarray:
+    """Label whole objects by class.
+
+    Parameters
+    ----------
+    target
+        Class indices, `IGNORE_INDEX` where nothing is labelled.
+    objects
+        Numbers of the objects, 0 for none; same shape.
+    classes
+        With structures that consist of objects.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``target`` with each object's voxels labelled as that structure of objects which most of
+        its labelled voxels have, by default the first.
+    """
+    inside = objects > 0
+    _, numbers = np.unique(objects[inside], return_inverse=True)
+    able = [k for k, number in enumerate(classes.numbers) if number in classes.objects]
+    votes = np.zeros((len(able), numbers.max(initial=-1) + 1))
+    for row, index in enumerate(able):
+        votes[row] = np.bincount(numbers, target[inside] == index, votes.shape[1])
+    labelled = target.copy()
+    labelled[inside] = np.array(able, np.uint8)[votes.argmax(0)][numbers]
+    return labelled
 
 
 def _corrections_of(pair: AnnotatedImage) -> str:

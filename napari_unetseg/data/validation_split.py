@@ -54,6 +54,10 @@ class LabelledPlane:
     anchors: dict[int, np.ndarray] = field(default_factory=dict)
     distillation_labels: np.ndarray | None = None
     """Training labels of `Distillation`, cached."""
+    maps: np.ndarray | None = None
+    """Object maps that train, as of `core.object_maps.encode_maps`; None without objects."""
+    objects: np.ndarray | None = None
+    """Numbers of the known objects, 0 for none; None without objects."""
 
     def index_anchors(self, rng: np.random.Generator) -> None:
         """Store voxels of each class for sampling."""

@@ -57,7 +57,7 @@ class _Engine(Predictor):
         settings: PredictSettings,
         resampling: Resampling | None,
     ) -> None:
-        super().__init__(model, settings.device)
+        super().__init__(model, settings.device, maps=settings.object_maps)
         self.shape = shape if resampling is None else resampling.resampled
         self.resampling = resampling
         self.plan(settings.tile or EDGE[model.dims])
@@ -77,7 +77,7 @@ class _Engine(Predictor):
         if (resampling := self.resampling) is None:
             return []
         step = BLENDED_TILES if self.blended else 1
-        most = PIECE_BYTES // (4 * len(self.model.classes.numbers))
+        most = PIECE_BYTES // (4 * (len(self.model.classes.numbers) + 2 * self.maps))
         edges = resampling.image_edges([step * self.edge] * len(self.shape), most)
         spans = [
             [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
@@ -218,11 +218,13 @@ def _predict_plane(
     number, planes = place
     while True:
         try:
-            for done, (region, probs) in enumerate(engine.walk(read, seen), 1):
+            for done, (region, found) in enumerate(engine.walk(read, seen), 1):
+                probs, maps = engine.split(found)
                 mask = engine.model.classes.decode(most_probable(probs))
                 kept = probs if settings.probabilities else None
                 total = planes * engine.count
-                yield TilePredicted(plane, region, mask, kept, number * engine.count + done, total)
+                step = number * engine.count + done
+                yield TilePredicted(plane, region, mask, kept, step, total, maps)
                 if control.stopped:
                     return
             return

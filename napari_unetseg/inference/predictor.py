@@ -45,20 +45,35 @@ class Predictor:
         The model.
     device
         ``auto``, ``cuda``, ``mps`` or ``cpu``; `UserError` where it is not there.
+    maps
+        Predict the object maps too, of a model that has them.
     """
 
-    def __init__(self, model: Model, device: str) -> None:
+    def __init__(self, model: Model, device: str, *, maps: bool = False) -> None:
         self.device = pick_device(device)
-        self.model = model
+        self.model, self.maps = model, maps and model.net.object_maps
         self.network = model.network().folded().to(self.device)
 
     def infer(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities (classes, *spatial), float32, of an image (channels, *spatial)."""
+        """Probabilities (classes, *spatial), float32, of an image (channels, *spatial).
+
+        The object maps follow, if wanted: (classes + 2, *spatial).
+        """
         with torch.inference_mode():
             x = torch.from_numpy(image)[None].to(self.device)
             if self.model.dims == 2:
                 x = x.contiguous(memory_format=torch.channels_last)
-            return probabilities(self.network(x)[0].float()).cpu().numpy()
+            more = {"maps": True} if self.maps else {}
+            logits = self.network(x, **more)[0].float()
+            found = [probabilities(logits[: self.model.net.out_channels])]
+            if self.maps:
+                found.append(torch.sigmoid(logits[self.model.net.out_channels :]))
+            return (torch.cat(found) if self.maps else found[0]).cpu().numpy()
+
+    def split(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities (classes, *spatial) and object maps (2, *spatial) of what `infer` gave."""
+        classes = len(self.model.classes.numbers)
+        return found[:classes], found[classes:] if self.maps else None
 
     def release(self) -> None:
         """Give cached memory back to the device."""

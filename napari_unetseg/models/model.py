@@ -19,7 +19,7 @@ from napari_unetseg.core.errors import ModelFileError
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.intensities import SHAPE_PERCENTILES, Profile
 from napari_unetseg.core.labels import Classes
-from napari_unetseg.core.settings import NetSettings
+from napari_unetseg.core.settings import NetSettings, ObjectSettings
 from napari_unetseg.models import model_file
 from napari_unetseg.models.registry import build
 from napari_unetseg.models.training_record import TrainingRecord
@@ -43,6 +43,7 @@ class ModelDescription(BaseModel):
     spacing: tuple[float, ...]
     units: tuple[str, ...]
     spacing_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    object_settings: ObjectSettings | None = None
     history: tuple[TrainingRecord, ...] = Field(default=())
 
     @model_validator(mode="after")
@@ -59,6 +60,7 @@ class ModelDescription(BaseModel):
             and all(len(profile.shape) == len(SHAPE_PERCENTILES) for profile in scale.profiles)
             and len(self.spacing) == len(self.units) == len(low) == len(high) == self.net.dims
             and self.classes.out_channels == self.net.out_channels
+            and (self.net.object_maps or self.object_settings is None)
             and len(set(numbers)) == len(numbers) >= 2
             and all(math.isfinite(v) for v in values)
         ):
@@ -92,6 +94,9 @@ class Model:
     spacing_range
         Smallest and largest voxel size of the training images, in ``units``; None where all are
         alike, and in files of earlier versions.
+    object_settings
+        How objects are found in its object maps; None where it has none, or was trained without
+        whole objects. Then objects are split at necks of the mask.
     history
         One record for each training, the newest last.
     """
@@ -105,6 +110,7 @@ class Model:
     units: tuple[str, ...]
     history: tuple[TrainingRecord, ...] = ()
     spacing_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    object_settings: ObjectSettings | None = None
 
     @property
     def dims(self) -> int:

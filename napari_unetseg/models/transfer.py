@@ -11,6 +11,7 @@ from torch import Tensor
 
 from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import TrainingError
+from napari_unetseg.models.unet import MAPS
 
 if TYPE_CHECKING:
     from napari_unetseg.core.labels import Classes
@@ -45,9 +46,15 @@ def settings_after(model: Model, settings: TrainSettings) -> TrainSettings:
     return settings.model_copy(update={**kept, "encoder_weights": None})
 
 
-def net_after(model: Model, dims: int, in_channels: int, out_channels: int) -> NetSettings | None:
+def net_after(
+    model: Model, dims: int, in_channels: int, out_channels: int, *, object_maps: bool = False
+) -> NetSettings | None:
     """The initial model's architecture with other channels; None where dims differ."""
-    ends = {"in_channels": in_channels, "out_channels": out_channels}
+    ends = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "object_maps": object_maps,
+    }
     return model.net.model_copy(update=ends) if dims == model.dims else None
 
 
@@ -113,11 +120,14 @@ def adapt(
         for name in _first_layers(net):
             weights[name] = _other_channels(weights[name], sources)
         if model.net.image_features:
-            weights["head.weight"] = _image_columns(weights["head.weight"], model.net, sources)
+            for name in _last_layers(weights):
+                weights[name] = _image_columns(weights[name], model.net, sources)
         sentences.append(_channels_sentence(model.channels, channels, sources))
     if net.image_features and not model.net.image_features:
-        blank = weights["head.weight"][:, :1].repeat(1, net.in_channels * net.depth, 1, 1)
-        weights["head.weight"] = torch.cat([weights["head.weight"], torch.zeros_like(blank)], 1)
+        for name in _last_layers(weights):
+            blank = weights[name][:, :1].repeat(1, net.in_channels * net.depth, 1, 1)
+            weights[name] = torch.cat([weights[name], torch.zeros_like(blank)], 1)
+    _adapt_maps(weights, net)
     if net.dims != model.dims:
         weights = inflate(weights, net)
         sentences.append(
@@ -127,6 +137,23 @@ def adapt(
     if sentences:
         sentences.append(f"All other weights are those of model {model.id}.")
     return weights, tuple(sentences)
+
+
+def _last_layers(weights: Weights) -> list[str]:
+    """Names of the kernels of the last layers."""
+    return [name for name in ("head.weight", "maps_head.weight") if name in weights]
+
+
+def _adapt_maps(weights: Weights, net: NetSettings) -> None:
+    """Add a blank last layer for object maps, or remove it, as the architecture has one."""
+    if not net.object_maps:
+        weights.pop("maps_head.weight", None)
+        weights.pop("maps_head.bias", None)
+    elif "maps_head.weight" not in weights:
+        weights["maps_head.weight"] = torch.zeros_like(weights["head.weight"][:1]).repeat(
+            MAPS, *(1,) * (weights["head.weight"].ndim - 1)
+        )
+        weights["maps_head.bias"] = torch.zeros(MAPS)
 
 
 def first_layer(kernel: Tensor, n: int) -> Tensor:

@@ -6,7 +6,8 @@ input ─ conv conv ───────────── concatenate ─ conv
            │ pool         ↑ up-convolution
          conv ─────────── conv            (the bottleneck)
 
-With ``image_features`` the last layer also sees the image and a pyramid of its means.
+With ``image_features`` the last layer also sees the image and a pyramid of its means. With
+``object_maps`` a second last layer predicts the object maps.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 CONVS, NORMS = (nn.Conv2d, nn.Conv3d), (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+MAPS = 2
+"""Object maps of a network that has them."""
 BLOCK_RADIUS = 2
 """Radius of two 3 × 3 convolutions."""
 Window = tuple[int, int, int]
@@ -154,6 +157,8 @@ class UNet(nn.Module):
         ``unet``; so that a whole `NetSettings` can be given.
     image_features
         Whether the last layer also sees the image and a pyramid of its means (`ImageFeatures`).
+    object_maps
+        Whether a second last layer predicts distances to the centre and the border of an object.
 
     Raises
     ------
@@ -176,6 +181,7 @@ class UNet(nn.Module):
         strides: Sequence[Sequence[int]] | None = None,
         encoder: str = "unet",
         image_features: bool = False,
+        object_maps: bool = False,
     ) -> None:
         super().__init__()
         if encoder not in self.encoder_kinds:
@@ -202,6 +208,7 @@ class UNet(nn.Module):
         if self.image_features is not None:
             inputs += self.image_features.channels(in_channels)
         self.head = CONV[dims](inputs, out_channels, 1)
+        self.maps_head = CONV[dims](inputs, MAPS, 1) if object_maps else None
         self._initialise()
 
     def _make_encoder(
@@ -234,6 +241,8 @@ class UNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.head.weight, std=0.01)
+        if self.maps_head is not None:
+            nn.init.normal_(self.maps_head.weight, std=0.01)
 
     # -- what it says of itself ------------------------------------------------------------------
 
@@ -289,17 +298,26 @@ class UNet(nn.Module):
 
     # -- computing ---------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, out_channels, *spatial) of images (N, in_channels, *spatial), any size."""
-        size, head, (first, *more) = x.shape[2:], self.head, self._features(x)
-        used = first.shape[1]
-        if not more:
-            logits = head(first)
-        else:  # faster than the layer on joined features
-            convolve = functional.conv2d if self.dims == 2 else functional.conv3d
-            logits = convolve(first, head.weight[:, :used], head.bias)
-            logits = logits + convolve(torch.cat(more, 1), head.weight[:, used:])
+    def forward(self, x: Tensor, *, maps: bool = False) -> Tensor:
+        """Logits (N, out_channels, *spatial) of images (N, in_channels, *spatial), any size.
+
+        With ``maps`` those of the object maps follow, two channels more.
+        """
+        size, (first, *more) = x.shape[2:], self._features(x)
+        used, (weight, bias) = first.shape[1], self._last_layer(maps=maps)
+        convolve = functional.conv2d if self.dims == 2 else functional.conv3d
+        logits = convolve(first, weight[:, :used], bias)
+        if more:  # faster than the layer on joined features
+            logits = logits + convolve(torch.cat(more, 1), weight[:, used:])
         return self._cropped(logits, size)
+
+    def _last_layer(self, *, maps: bool) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the last layer, with that of the object maps if wanted."""
+        layers = [self.head, self.maps_head] if maps and self.maps_head is not None else [self.head]
+        weights, biases = [x.weight for x in layers], [cast("Tensor", x.bias) for x in layers]
+        return (
+            (weights[0], biases[0]) if len(layers) == 1 else (torch.cat(weights), torch.cat(biases))
+        )
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer sees: (N, features, *spatial) of images (N, C, *spatial)."""

@@ -6,7 +6,7 @@ All geometric changes are one resampling, and labels are never interpolated.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Augmenter:
         image
             (channels, *spatial) float32, normalised.
         target
-            (*spatial,) uint8 class indices.
+            (*spatial,) uint8 class indices, or (maps, *spatial) of class indices and object maps.
         size
             Spatial size of the result, at most that of the sample.
         generator
@@ -73,7 +73,7 @@ class Augmenter:
         Returns
         -------
         image, target
-            (channels, *size) and (*size,).
+            (channels, *size) and (*size,), or (maps, *size).
         """
         if self._moves:
             image, target = self._resample(image, target, size, generator)
@@ -82,7 +82,8 @@ class Augmenter:
                 slice((have - want) // 2, (have - want) // 2 + want)
                 for have, want in zip(image.shape[1:], size, strict=True)
             )
-            image, target = image[(slice(None), *middle)], target[middle]
+            where: tuple[Any, ...] = (..., *middle)
+            image, target = image[where], target[where]
         image, target = self._flip_and_turn(image, target, generator)
         return self._change_intensity(image, generator).contiguous(), target.contiguous()
 
@@ -91,17 +92,18 @@ class Augmenter:
     ) -> tuple[Tensor, Tensor]:
         """Rotate, scale and deform in the plane, around the sample's centre."""
         places = self._places(size, source).to(image.device)
-        for axis, (have, want) in enumerate(zip(target.shape, size, strict=True)):
+        shape = image.shape[1:]
+        for axis, (have, want) in enumerate(zip(shape, size, strict=True)):
             places[axis] += (have - want) // 2 + (want - 1) / 2
-        scale = torch.tensor(target.shape, device=image.device).view(-1, *(1,) * self.dims)
+        scale = torch.tensor(shape, device=image.device).view(-1, *(1,) * self.dims)
         grid = ((places * 2 + 1) / scale - 1).flip(0).movedim(0, -1)  # the last axis first
         moved = functional.grid_sample(
             image[None], grid[None], padding_mode="border", align_corners=False
         )[0]
         nearest = places.round().long()
         outside = ((nearest < 0) | (nearest >= scale)).any(0)
-        index = tuple(n.clamp(0, s - 1) for n, s in zip(nearest, target.shape, strict=True))
-        return moved, target[index].masked_fill(outside, IGNORE_INDEX)
+        index = tuple(n.clamp(0, s - 1) for n, s in zip(nearest, shape, strict=True))
+        return moved, target[(..., *index)].masked_fill(outside, IGNORE_INDEX)
 
     def _places(self, size: tuple[int, ...], source: Source) -> Tensor:
         """Source coordinates (dims, *size) of the voxels, from the sample's centre, in voxels."""

@@ -26,7 +26,10 @@ Key = tuple[int, ...]
 """Seed of a batch's random numbers, besides the training's seed: the step."""
 Sample = tuple[Tensor, Tensor, bool]
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,)."""
+"""Images (N, C, *patch), targets (N, *patch), and which samples are distilled (N,).
+
+With objects targets are (N, 3, *patch): class indices and object maps.
+"""
 
 
 FOCUS_RATE, RECENT_RATE = 0.3, 0.15
@@ -65,7 +68,7 @@ class Sampler:
     focus_rate: float = 0.0
 
     def sample(self, key: Key, number: int) -> Sample:
-        """Image (C, *patch), target (*patch), and whether the sample is distilled."""
+        """Image (C, *patch), target as in `Batch`, and whether the sample is distilled."""
         rng = np.random.default_rng([self.settings.seed, *key, number])
         factor = margin(self.settings.augment)
         cut = (*self.patch[:-2], *(math.ceil(p * factor) for p in self.patch[-2:]))

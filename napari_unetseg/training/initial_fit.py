@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
+from napari_unetseg.core.object_maps import FULL_SCALE, UNKNOWN
 from napari_unetseg.training.batch_sampler import seeded
-from napari_unetseg.training.linear_probe import LinearProbe, recalibrate_batchnorm
+from napari_unetseg.training.linear_probe import (
+    MOST_VOXELS,
+    RIDGE,
+    LinearProbe,
+    recalibrate_batchnorm,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +60,8 @@ def fit_head(
         head.fit(trainer.class_weights)
         if settings.class_weighting and head.complete:
             _fit_with_priors(trainer, head)
+        if trainer.learns_maps and trainer.data.has_objects:
+            fit_maps(trainer, between)
     trainer.ema_network.load_state_dict(network.state_dict())
 
 
@@ -73,3 +82,61 @@ def _fit_with_priors(trainer: Trainer, head: LinearProbe) -> None:
         head.fit(trainer.class_weights)
         if bool((head.recalls() >= KEPT_RECALL * recalls).all()):
             return
+
+
+def fit_maps(trainer: Trainer, between: Callable[[], object] = lambda: None) -> None:
+    """Fit the last layer of the object maps to the known objects, by logistic regression."""
+    device, fast = trainer.device, trainer.network.folded()
+    features, wanted = [], []
+    with torch.no_grad():
+        for image, maps in trainer.data.object_regions():
+            between()
+            found = fast.features(torch.from_numpy(image)[None].to(device))[0].float()
+            encoded = torch.from_numpy(maps).to(device)
+            known = encoded[0] != UNKNOWN
+            features.append(found[:, known].T)
+            wanted.append(encoded[:, known].T.float() / FULL_SCALE)
+    if not features:
+        return
+    x, y = torch.cat(features), torch.cat(wanted)
+    kept = torch.randperm(len(x))[:MOST_VOXELS].to(device)
+    rows, bias = _soft_logistic(x[kept], y[kept])
+    head = trainer.network.maps_head
+    assert head is not None
+    assert head.bias is not None
+    with torch.no_grad():
+        head.weight.copy_(rows.view_as(head.weight))
+        head.bias.copy_(bias)
+
+
+def _soft_logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic regression of values from 0 to 1 by L-BFGS.
+
+    Parameters
+    ----------
+    features, wanted
+        (V, F) and (V, outputs).
+
+    Returns
+    -------
+    rows, bias
+        (outputs, F) and (outputs,).
+    """
+    middle, spread = features.mean(0), features.std(0) + 1e-3
+    standard = (features - middle) / spread
+    rows = torch.zeros(wanted.shape[1], features.shape[1], device=features.device)
+    bias = torch.zeros(wanted.shape[1], device=features.device)
+    unknowns = [rows.requires_grad_(True), bias.requires_grad_(True)]
+    optimizer = torch.optim.LBFGS(unknowns, max_iter=30, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = standard @ rows.T + bias
+        loss = functional.binary_cross_entropy_with_logits(logits, wanted)
+        loss = loss + RIDGE * (rows**2).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    rows = rows.detach() / spread
+    return rows, bias.detach() - rows @ middle

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
+from napari_unetseg.core.object_maps import FULL_SCALE, UNKNOWN
 from napari_unetseg.training.distillation import distillation_loss
 from napari_unetseg.training.edge_loss import edge_loss
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
 
 LARGEST_WEIGHT = 20.0
+OBJECT_WEIGHT = 1.0
+"""Weight of the loss of the object maps."""
 TINY = 1e-30
 """Divisor where nothing is labelled."""
 TRUST = 0.5
@@ -59,6 +62,9 @@ class LossInputs:
     distilled: tuple[Tensor, Tensor, Tensor] | None = None
     """Logits of the network and of the earlier model, and targets with `distillation.HELD_OUT`, of
     those samples that are distilled; None where there are none."""
+    maps: tuple[Tensor, Tensor] | None = None
+    """Logits (N, 2, *spatial) of the object maps, and the encoded maps, uint8; None where no
+    structure consists of objects."""
 
     @cached_property
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +83,8 @@ class WeightInputs:
     ``label_amount`` (0 to 1) grows with the number of labelled voxels; ``separable`` (0 to 1) says
     how well the initial model tells the labelled classes apart; ``edge_ramp`` (0 to 1) rises over
     the first steps from random weights; ``has_strokes`` is False where all masks are full;
-    ``distils`` is True where an earlier model is distilled.
+    ``distils`` is True where an earlier model is distilled, ``has_objects`` where whole objects
+    are known.
     """
 
     settings: TrainSettings
@@ -86,6 +93,7 @@ class WeightInputs:
     edge_ramp: float = 1.0
     has_strokes: bool = True
     distils: bool = False
+    has_objects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,24 @@ def _distillation(batch: LossInputs) -> Mean:
     return Mean(*distillation_loss(*batch.distilled))
 
 
+def object_map_loss(batch: LossInputs) -> Mean:
+    """Binary cross-entropy to the object maps where they are known, twice the mean of both maps.
+
+    Distances to centre and border for a watershed follow Archit et al. 2025 (CochleaNet) and Bai
+    and Urtasun 2017 (https://arxiv.org/abs/1611.08303).
+    """
+    if batch.maps is None:
+        return Mean(zero := batch.logits.new_zeros((), dtype=torch.float32), zero)
+    logits, encoded = batch.maps
+    known = encoded != UNKNOWN
+    wanted = encoded[known].float() / FULL_SCALE
+    losses = functional.binary_cross_entropy_with_logits(
+        logits[known].float(), wanted, reduction="none"
+    )
+    number = known.sum().float()
+    return Mean(2 * losses.sum() / number.clamp(min=1), number)
+
+
 def _edges(batch: LossInputs) -> Mean:
     value = edge_loss(batch.images, batch.logits, batch.targets)
     return Mean(value, value.new_tensor(float(len(batch.targets))))
@@ -156,6 +182,7 @@ LOSSES = (
         ),
         _edges,
     ),
+    LossTerm("objects", lambda x: OBJECT_WEIGHT * x.has_objects, object_map_loss),
 )
 """The terms of the training loss, in the order in which curve and report show them."""
 

@@ -141,6 +141,11 @@ class Trainer:
         )
 
     @property
+    def learns_maps(self) -> bool:
+        """Whether the network has object maps."""
+        return self.network.maps_head is not None
+
+    @property
     def lr_scale(self) -> float:
         """What of the learning rate the labels allow pretrained features, up to 1.
 
@@ -287,19 +292,25 @@ class Trainer:
         """Weight and mean of each loss term on this process's samples of the step."""
         distillation = self.distillation if distil.any() else None
         images = images.to(self.device, memory_format=self.layout)
-        labels, distil = targets.to(self.device), distil.to(self.device)
+        targets, maps = targets.to(self.device), None
+        if self.learns_maps:
+            targets, maps = targets[:, 0], targets[:, 1:]
+        labels, distil = targets, distil.to(self.device)
         targets = labels.masked_fill(labels == HELD_OUT, IGNORE_INDEX) if distillation else labels
         seed = self.settings.seed, self.steps
         with (
             seeded(self.device, *seed, self.batch + 1 + self.group.world.rank),
             torch.autocast(self.device.type, enabled=self.device.type == "cuda"),
         ):
-            logits = network(images)
+            logits = network(images, **({"maps": True} if self.learns_maps else {}))
             earlier_logits = distillation(images[distil]) if distillation else None
+        classes = self.data.classes.out_channels
+        logits, predicted_maps = logits[:, :classes], logits[:, classes:]
         distilled = (
             None if earlier_logits is None else (logits[distil], earlier_logits, labels[distil])
         )
-        inputs = LossInputs(images, logits, targets, self.class_weights, distilled)
+        object_maps = None if maps is None else (predicted_maps, maps)
+        inputs = LossInputs(images, logits, targets, self.class_weights, distilled, object_maps)
         weights = self.loss_weights(self._edge_ramp())
         with seeded(self.device, *seed, self.batch):  # the same in all processes
             return {t.name: (weights[t.name], t.value(inputs)) for t in LOSSES if weights[t.name]}
@@ -330,7 +341,13 @@ class Trainer:
         """Weight of each term of the loss."""
         strokes, distillation = self.data.has_strokes, self.distillation is not None
         given = WeightInputs(
-            self.settings, self.label_amount, self.separable, edge_ramp, strokes, distillation
+            self.settings,
+            self.label_amount,
+            self.separable,
+            edge_ramp,
+            strokes,
+            distillation,
+            self.learns_maps and self.data.has_objects,
         )
         return {term.name: term.weight(given) for term in LOSSES}
 

@@ -128,6 +128,7 @@ def _net(
         strides=strides,
         encoder=settings.encoder,
         image_features=True,
+        object_maps=bool(data.classes.objects),
     )
 
 

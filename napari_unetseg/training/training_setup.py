@@ -108,7 +108,8 @@ def plan_and_weights(
         return make_plan(data, settings, device, None, group.world.size), None, ()
     settings = transfer.settings_after(init, settings)
     channels, classes = data.pairs[0].image.channels, data.classes
-    net = transfer.net_after(init, data.dims, len(channels), classes.out_channels)
+    maps = bool(classes.objects)
+    net = transfer.net_after(init, data.dims, len(channels), classes.out_channels, object_maps=maps)
     plan = make_plan(data, settings, device, net, group.world.size)
     return plan, *transfer.adapt(init, plan.net, classes, channels)
 
