@@ -55,6 +55,8 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
+from napari_unetseg.gui.layers.object_gestures import Gestures
+from napari_unetseg.gui.layers.objects_layer import ObjectsLayer
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
@@ -74,6 +76,8 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
+    "Gestures",
+    "ObjectsLayer",
     "PlaceFrame",
     "PredictionLayer",
     "RegionMask",
