@@ -139,8 +139,12 @@ def _saddles(block: Block, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     """Numbers and keys of neighbouring voxels of one structure in different basins."""
     ones, others = [], []
     for offset in half_of_neighbours(labels.ndim):
-        here = tuple(slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, labels.shape, strict=True))
-        there = tuple(slice(max(0, o), n + min(0, o)) for o, n in zip(offset, labels.shape, strict=True))
+        here = tuple(
+            slice(max(0, -o), n - max(0, o)) for o, n in zip(offset, labels.shape, strict=True)
+        )
+        there = tuple(
+            slice(max(0, o), n + min(0, o)) for o, n in zip(offset, labels.shape, strict=True)
+        )
         found = (labels[here] != labels[there]) & (labels[here] > 0) & (labels[there] > 0)
         index = np.nonzero(found)
         one = np.ravel_multi_index(

@@ -47,7 +47,9 @@ class Hills:
     """Keys of the two neighbouring voxels where it is highest, the lower and the higher, (m,)."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Self], pairs: np.ndarray, low: np.ndarray, high: np.ndarray) -> Self:
+    def joined(
+        cls, parts: Sequence[Self], pairs: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> Self:
         """Hills of parts of an image, numbered one part after the other, with saddles between them.
 
         Nothing is cut any more.
@@ -74,10 +76,8 @@ def united(hills: Hills, prominence: int) -> tuple[np.ndarray, Hills]:
         The new number of each hill, int64 (n,), and the new hills.
     """
     now = np.arange(len(hills.peaks))
-    order = np.lexsort((hills.high, hills.low))[::-1]
-    hills = replace(
-        hills, pairs=hills.pairs[order], low=hills.low[order], high=hills.high[order]
-    )
+    pairs, low, high = highest(hills.pairs, hills.low, hills.high)
+    hills = replace(hills, pairs=pairs, low=low, high=high)
     while True:
         joins = _joins(hills, prominence)
         if not len(joins):
@@ -114,10 +114,19 @@ def _grouped(hills: Hills, group: np.ndarray) -> Hills:
     np.maximum.at(peaks, group, hills.peaks)
     np.add.at(sizes, group, hills.sizes)
     np.logical_or.at(cut, group, hills.cut)
-    pairs = np.sort(group[hills.pairs], axis=1)
-    _, first = np.unique(pairs[:, 0] * count + pairs[:, 1], return_index=True)
-    first = np.sort(first[pairs[first, 0] != pairs[first, 1]])
-    return Hills(peaks, sizes, cut, pairs[first], hills.low[first], hills.high[first])
+    return Hills(peaks, sizes, cut, *highest(group[hills.pairs], hills.low, hills.high))
+
+
+def highest(
+    pairs: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The highest saddle of each pair of different hills, in descending order."""
+    pairs = np.sort(pairs, axis=1)
+    apart = np.flatnonzero(pairs[:, 0] != pairs[:, 1])
+    order = apart[np.lexsort((high[apart], low[apart]))[::-1]]
+    _, first = np.unique(pairs[order], axis=0, return_index=True)
+    order = order[np.sort(first)]
+    return pairs[order], low[order], high[order]
 
 
 def numbers(hills: Hills, smallest: int) -> np.ndarray:

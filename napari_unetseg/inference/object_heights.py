@@ -18,7 +18,7 @@ from napari_unetseg.core.object_maps import BORDER, CENTRE, FULL_SCALE
 from napari_unetseg.core.settings import ObjectSettings
 from napari_unetseg.inference.object_basins import OUTSIDE
 
-LEVELS = 1000
+LEVELS = 2000
 """Height of 1."""
 NECKS = ObjectSettings(prominence=0.1)
 """How masks are split at necks where nothing else is asked for."""
@@ -185,9 +185,7 @@ def usual_radius(mask: Any, structures: Sequence[int], spacing: Sequence[float])
     return max(float(np.percentile(found, 95)) if len(found) else USUAL_RADIUS * finest, finest)
 
 
-def _spread(
-    shape: Sequence[int], edges: Sequence[int], per_axis: int
-) -> Iterator[tuple[int, ...]]:
+def _spread(shape: Sequence[int], edges: Sequence[int], per_axis: int) -> Iterator[tuple[int, ...]]:
     """First voxels of windows spread evenly over an image, at most so many along each axis."""
     along = []
     for size, edge in zip(shape, edges, strict=True):
