@@ -72,4 +72,4 @@ def encode_maps(objects: np.ndarray, spacing: Sequence[float], *, background: bo
 
 def quantized(maps: np.ndarray) -> np.ndarray:
     """Predicted maps (0 to 1, of any shape) as uint8, 0 to `FULL_SCALE`."""
-    return np.rint(np.clip(maps, 0, 1) * np.float32(FULL_SCALE)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(maps, 0, 1) * np.float32(FULL_SCALE)), np.uint8)

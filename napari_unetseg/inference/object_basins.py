@@ -75,7 +75,7 @@ def _uphill(block: Block) -> np.ndarray:
     inner = (slice(1, -1),) * heights.ndim
     several = len(np.unique(kinds)) > 2
     best = np.full([n - 2 for n in heights.shape], OUTSIDE, np.int16)
-    step = np.zeros(best.shape, np.int32)
+    step: np.ndarray = np.zeros(best.shape, np.int32)
     for offset in product((-1, 0, 1), repeat=heights.ndim):
         there = tuple(slice(1 + o, n - 1 + o) for o, n in zip(offset, heights.shape, strict=True))
         higher = heights[there] >= best
@@ -83,7 +83,8 @@ def _uphill(block: Block) -> np.ndarray:
             higher &= kinds[there] == kinds[inner]
         np.copyto(best, heights[there], where=higher)
         np.copyto(step, np.int32(_flat_step(offset, heights.shape)), where=higher)
-    above = np.arange(heights.size, dtype=np.int32 if heights.size < 2**31 else np.int64)
+    wide = heights.size >= 2**31
+    above: np.ndarray = np.arange(heights.size, dtype=np.int64 if wide else np.int32)
     above.reshape(heights.shape)[inner] += step
     return above
 
@@ -102,7 +103,7 @@ def _followed(above: np.ndarray, at: np.ndarray) -> np.ndarray:
         above[at] = top
         further = above[top]
         if np.array_equal(further, top):
-            return top
+            return np.asarray(top)
         top = further
 
 

@@ -22,7 +22,7 @@ PLACE_BITS = 52
 
 def keys(heights: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Order of voxels, int64, from heights (0 to 2047) and flat indices into the image."""
-    return (heights.astype(np.int64) << PLACE_BITS) | places
+    return np.asarray((heights.astype(np.int64) << PLACE_BITS) | places)
 
 
 def places_of(found: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def _joins(hills: Hills, prominence: int) -> np.ndarray:
     at = np.flatnonzero(~hills.cut & (highest < len(one)))
     saddle = highest[at]
     above = (hills.peaks[at] >> PLACE_BITS) - (hills.low[saddle] >> PLACE_BITS)
-    return hills.pairs[saddle[above < prominence]]
+    return np.asarray(hills.pairs[saddle[above < prominence]])
 
 
 def _components(count: int, pairs: np.ndarray) -> np.ndarray:

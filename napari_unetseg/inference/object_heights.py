@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -32,27 +32,6 @@ TRUNCATE = 4.0
 """Standard deviations after which the Gaussian ends."""
 
 
-class Heights(Protocol):
-    """How heights follow from a mask and its object maps."""
-
-    prominence: int
-    """Least height of an object above its valleys."""
-    smallest: int
-    """Least voxels of an object."""
-    maps: bool
-    """Whether object maps are used."""
-
-    @property
-    def halo(self) -> tuple[int, ...]:
-        """Voxels around a region, along each axis, on which its heights depend."""
-
-    def of(self, mask: np.ndarray, maps: np.ndarray | None) -> np.ndarray:
-        """Heights, int16: 0 to `LEVELS` in structures of objects, elsewhere `OUTSIDE`.
-
-        ``mask`` is uint8 (Z, Y, X) or (Y, X), ``maps`` of `object_maps.quantized` (2, *shape).
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class MapHeights:
     """Product of the distance to the border and the nearness of the centre, smoothed."""
@@ -61,16 +40,22 @@ class MapHeights:
     sigma: tuple[float, ...]
     """Standard deviation of the Gaussian, in voxels along each axis."""
     prominence: int
+    """Least height of an object above its valleys."""
     smallest: int
+    """Least voxels of an object."""
     maps: bool = True
+    """Whether object maps are used."""
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """As of `Heights`."""
+        """Voxels around a region, along each axis, on which its heights depend."""
         return _reach(self.sigma)
 
     def of(self, mask: np.ndarray, maps: np.ndarray | None) -> np.ndarray:
-        """As of `Heights`."""
+        """Heights, int16: 0 to `LEVELS` in structures of objects, elsewhere `OUTSIDE`.
+
+        ``mask`` is uint8 (Z, Y, X) or (Y, X), ``maps`` as of `quantized` (2, *shape).
+        """
         assert maps is not None
         centre, border = (_smooth(maps[row], self.sigma) / FULL_SCALE for row in (CENTRE, BORDER))
         return _inside(border * (1 - centre), np.isin(mask, self.structures))
@@ -94,7 +79,7 @@ class NeckHeights:
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """As of `Heights`."""
+        """As of `MapHeights`."""
         smoothed = _reach(self.sigma)
         return tuple(s + 2 * e + 2 for s, e in zip(smoothed, self._extent, strict=True))
 
@@ -103,7 +88,7 @@ class NeckHeights:
         return tuple(math.ceil(self.radius / s) for s in self.spacing)
 
     def of(self, mask: np.ndarray, maps: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
-        """As of `Heights`."""
+        """As of `MapHeights`."""
         heights = np.full(mask.shape, OUTSIDE, np.int16)
         for number in self.structures:
             region = mask == number
@@ -125,6 +110,10 @@ class NeckHeights:
         if filled.all():
             return np.full(region.shape, self.radius)
         return np.asarray(distance_transform_edt(filled, sampling=self.spacing))
+
+
+Heights = MapHeights | NeckHeights
+"""How heights follow from a mask and its object maps."""
 
 
 def heights_of(

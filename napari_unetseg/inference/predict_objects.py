@@ -80,7 +80,8 @@ def predict_objects(
     out = np.zeros(stack.grid_shape, np.uint32)
     last = 0
     for plane in stack.planes(model.dims):
-        found = number_objects(mask[plane], None if maps is None else maps[:, *plane], heights)
+        here: tuple[Any, ...] = (slice(None), *plane)
+        found = number_objects(mask[plane], None if maps is None else maps[here], heights)
         out[plane] = np.where(found, found + last, 0)
         last += int(found.max(initial=0))
     return out

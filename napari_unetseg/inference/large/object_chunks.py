@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 CHUNK_BITS = 32
 """Bits of a reference to a basin for its number in its chunk; the higher ones are the chunk's."""
 FIELDS = ("peaks", "sizes", "cut", "pairs", "low", "high")
-Each = Callable[["Stage", Heights, Sequence[int]], Iterator[object]]
-"""Does a stage for chunks, yielding after each, or events: `here`, or a cluster."""
+Each = Callable[["Stage", Heights, Sequence[int]], Iterator[Event | None]]
+"""Does a stage for chunks; yields None after each, and events. A cluster, or this process."""
 
 
 class Stage(StrEnum):
@@ -78,8 +78,8 @@ def number_objects(
         for event in (each or chunks.here)(stage, how, left):
             if control.stopped:
                 return
-            done += not isinstance(event, Event)
-            yield event if isinstance(event, Event) else ChunkPredicted(done, plan.steps)
+            done += event is None
+            yield event or ChunkPredicted(done, plan.steps)
             control.wait()
         if control.stopped:
             return
@@ -102,11 +102,11 @@ class ObjectChunks:
         self._mask, self._objects, self._grid = output.mask, output.objects, output.plan.grid
         self._how, self._scratch = how, output.objects.scratch
 
-    def here(self, stage: Stage, how: Heights, left: Sequence[int]) -> Iterator[object]:  # noqa: ARG002
+    def here(self, stage: Stage, how: Heights, left: Sequence[int]) -> Iterator[None]:  # noqa: ARG002
         """Do a stage for chunks."""
         for number in left:
             self.do(stage, number)
-            yield number
+            yield None
 
     def done(self, stage: Stage, number: int) -> bool:
         """Whether a stage is done for a chunk."""
