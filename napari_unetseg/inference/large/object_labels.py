@@ -46,16 +46,13 @@ class ObjectLabels:
         self._ids: Any = None
         self._maps: Any = None
         self._basins: Any = None
-        if self._path("zarr.json").is_file():
+        if (self.folder / "labels" / NAME / "0" / "zarr.json").is_file():
             self._group = zarr.open_group(self._store, path=f"labels/{NAME}", mode="r+")
             self._ids = zarr.open_array(
                 self._store, path=f"labels/{NAME}/0", mode="r+", config={"write_empty_chunks": True}
             )
         if not self.numbered:
             self._open_scratch()
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "labels" / NAME / name
 
     @property
     def folder(self) -> Path:
@@ -127,7 +124,8 @@ class ObjectLabels:
             levels = ome_metadata.multiscales(plan.stack, 1)
             said["ome"] = {"version": ome_metadata.VERSION, "multiscales": levels}
             said["ome"]["image-label"] = label
-        group = zarr.open_group(self._store, path="labels").create_group(NAME, attributes=said)
+        labels = zarr.open_group(self._store, path="labels")
+        group = labels.create_group(NAME, attributes=said, overwrite=True)
         self._ids = stored_array(group, "0", plan.grid.shape, plan.grid.chunks, dtype, plan)
         self._group = group
 

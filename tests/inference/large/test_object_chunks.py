@@ -7,59 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import zarr
+from large_parts import SMALL, ids_of, mask_of, object_model, smooth, stream, tree
 
 from napari_unetseg import predict_objects
 from napari_unetseg.core.events import ChunkPredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.core.labels import Classes, Structure
-from napari_unetseg.core.settings import ObjectSettings, PredictSettings
 from napari_unetseg.inference.large import chunk_grid
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
-from tests.helpers import random_model
-from tests.large_parts import SMALL, mask_of, noise, stream, tree
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.models.model import Model
 
 TILE = {2: 32, 3: 16}
-
-
-def object_model(
-    dims: int = 2,
-    *,
-    maps: bool = True,
-    numbers: tuple[int, ...] = (1,),
-    objects: tuple[int, ...] = (1,),
-) -> Model:
-    """A model with random weights that numbers objects."""
-    net: dict[str, Any] = {"dims": dims, "depth": 1, "width": 4, "object_maps": maps}
-    model = random_model(2, numbers, **net)
-    structures = tuple(Structure(n, objects=n in objects) for n in numbers)
-    settings = ObjectSettings(prominence=0.1, smoothing=0.7, smallest=3) if maps else None
-    return replace(model, classes=Classes(structures, True), object_settings=settings)
-
-
-def smooth(shape: tuple[int, ...], spots: int = 60, seed: int = 0) -> np.ndarray:
-    """Noise with coarse structure, so that objects of many sizes cross every border."""
-    from scipy.ndimage import gaussian_filter
-
-    rough = gaussian_filter(noise(shape, seed), [0] * (len(shape) - 2) + [2, 2])
-    return np.asarray(0.5 + (rough - rough.mean()) / rough.std() * 0.4, np.float32)
-
-
-def ids_of(folder: Path, level: int = 0) -> np.ndarray:
-    return np.asarray(
-        zarr.open_array(str(folder / "labels" / "objects" / str(level)), mode="r")[...]
-    )
 
 
 @pytest.fixture
@@ -137,11 +104,13 @@ def test_a_stop_at_any_chunk_and_a_further_call_give_the_same_bytes(tmp_path: Pa
 KILLED = """
 import sys
 from pathlib import Path
-from tests.inference.large.test_object_chunks import *
-chunk_grid.CHUNK = TILE
+from large_parts import *
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.inference.large import chunk_grid
+chunk_grid.CHUNK = {2: 32, 3: 16}
 model, stack = object_model(), Stack(smooth((80, 90)), "YX")
 print("begin", flush=True)
-stream(model, stack, Path(sys.argv[1]), settings=tiled(model))
+stream(model, stack, Path(sys.argv[1]), settings=SMALL.model_copy(update={"tile": 32}))
 print("end", flush=True)
 """
 
@@ -154,13 +123,16 @@ def test_after_kills_at_any_moment_the_same_bytes_are_there(tmp_path: Path) -> N
     out, files, kills = tmp_path / "killed", 0, 0
     while True:
         with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(out)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", KILLED, str(out)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begin\n"
             goal = files + 9
             while process.poll() is None and files < goal:
-                files = sum(1 for p in out.rglob("*") if p.is_file())
+                files = sum(len(names) for _, _, names in os.walk(out))
                 time.sleep(0.001)
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
