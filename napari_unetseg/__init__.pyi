@@ -3,11 +3,18 @@ from .core.image_stack import Stack
 from .core.job_control import Control, JobControl
 from .core.labels import LabelKind, Structure
 from .core.metrics import Scores
-from .core.settings import AugmentSettings, NetSettings, PredictSettings, TrainSettings
+from .core.settings import (
+    AugmentSettings,
+    NetSettings,
+    ObjectSettings,
+    PredictSettings,
+    TrainSettings,
+)
 from .core.versions import PROGRAM_VERSION as __version__
 from .data.annotated_image import AnnotatedImage, Pair
 from .inference.evaluate import Evaluation, evaluate, evaluate_events
 from .inference.predict import predict, predict_events, predict_probabilities
+from .inference.predict_objects import predict_objects
 from .io.folder_pairs import FolderDataset
 from .io.open_image import open_stack
 from .models.model import Model, load_model
@@ -27,6 +34,7 @@ __all__ = [
     "Model",
     "ModelFileError",
     "NetSettings",
+    "ObjectSettings",
     "Pair",
     "PredictSettings",
     "Scores",
@@ -43,6 +51,7 @@ __all__ = [
     "open_stack",
     "predict",
     "predict_events",
+    "predict_objects",
     "predict_probabilities",
     "train",
     "train_events",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,6 +74,13 @@ StoredAs = Annotated[
     Precision | None,
     Option(help="Of probabilities: float32, float16; uint8 in OME-Zarr, 255 for 1."),
 ]
+NoObjects = Annotated[
+    bool,
+    Option(
+        "--no-objects",
+        help="Write the mask of structures, also of a model that numbers objects.",
+    ),
+]
 SkipExisting = Annotated[
     bool, Option("--skip-existing", help="Skip images that already have a mask.")
 ]
@@ -95,6 +103,7 @@ def predict(
     mask_format: Format = None,
     probabilities: Probabilities = False,
     precision: StoredAs = None,
+    no_objects: NoObjects = False,
     skip_existing: SkipExisting = False,
     overwrite: Overwrite = False,
     report: Report = False,
@@ -104,8 +113,9 @@ def predict(
 ) -> None:
     """Predict the masks of images with MODEL, an OUT/STEM.tif for each.
 
-    A mask has the structures' numbers, 0 for background, and the pixel sizes of its image. What was
-    killed goes on where it was. A bad image does not stop the others.
+    A mask has the structures' numbers, 0 for background, and the pixel sizes of its image; with a
+    model whose structures consist of objects, each object has its own number. What was killed goes
+    on where it was. A bad image does not stop the others.
     """
     where = chosen_workers(workers, cluster, scheduler)
     if settings.threads is None:
@@ -113,6 +123,7 @@ def predict(
     how = _saving(
         output, inside, mask_format, precision, probabilities=probabilities, overwrite=overwrite
     )
+    how = replace(how, objects=not no_objects)
     loaded, paths = _checked(model, images, how, files)
     try:
         with cluster_chunks(where, settings.threads) as of:

@@ -235,6 +235,9 @@ class ObjectSettings(_Settings):
     """Standard deviation of the Gaussian that smooths the maps, in voxels of Y and X."""
     smallest: int = Field(0, ge=0)
     """Objects of fewer voxels are left out."""
+    radius: float | None = Field(None, gt=0, le=256)
+    """Where objects are split at necks: the depth of most of them, in voxels of Y and X. By default
+    that of the mask."""
 
 
 class PredictSettings(_Settings):

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_unetseg.core.object_maps import BORDER, CENTRE
+from napari_unetseg.core.object_maps import quantized
+from napari_unetseg.inference.object_basins import OUTSIDE, Block, basins
+from napari_unetseg.inference.object_forest import numbers, united
+from napari_unetseg.inference.object_heights import Heights, heights_of
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import ObjectSettings
@@ -22,9 +25,9 @@ def find_objects(
 ) -> np.ndarray:
     """Number the objects of one plane or volume.
 
-    Both maps make one that is high where an object is deep and its centre near. Each of its hills
-    that stands out by the prominence is an object, to which a watershed gives its part of the mask
-    (Beucher and Lantuéjoul 1979).
+    Both maps make one that is high where an object is deep and its centre near; at necks it is the
+    distance to the border. Each of its hills that stands out by the prominence is an object, with
+    its part of the mask (see `object_forest`).
 
     Parameters
     ----------
@@ -42,41 +45,22 @@ def find_objects(
     Returns
     -------
     numpy.ndarray
-        Numbers of the objects from 1 on, 0 elsewhere; int32, of the same shape.
+        Numbers of the objects from 1 on in the order of their highest voxels, 0 elsewhere; int32,
+        of the same shape.
     """
-    from scipy.ndimage import gaussian_filter
-
-    out = np.zeros(mask.shape, np.int32)
-    if maps is None or settings is None:
-        from napari_unetseg.data.mask_cleanup import TidySettings, tidy
-
-        return tidy(np.where(np.isin(mask, structures), mask, 0), TidySettings(split=True), spacing)
-    finest = min(spacing[-2:])
-    sigma = [settings.smoothing * finest / s for s in spacing]
-    centre, border = (gaussian_filter(maps[row], sigma) for row in (CENTRE, BORDER))
-    for number in structures:
-        found = _flooded(border * (1 - centre), mask == number, settings.prominence)
-        sizes = np.bincount(found.ravel())
-        keep = sizes >= max(1, settings.smallest)
-        keep[0] = False
-        numbers = np.zeros(len(sizes), np.int32)
-        numbers[keep] = np.arange(1, int(keep.sum()) + 1) + out.max(initial=0)
-        out = np.maximum(out, numbers[found])
-    return out
+    how = heights_of(settings, structures, spacing, maps=maps is not None, mask=mask)
+    return number_objects(mask, None if maps is None else quantized(maps), how)
 
 
-def _flooded(height: np.ndarray, inside: np.ndarray, prominence: float) -> np.ndarray:
-    """Numbers of the hills of a map that stand out by so much; every component has one."""
-    from skimage.measure import label
-    from skimage.morphology import h_maxima
-    from skimage.segmentation import watershed
-
-    height = np.where(inside, height, 0)
-    full = inside.ndim
-    tops = h_maxima(height, max(prominence, 1e-6)) > 0  # type: ignore[no-untyped-call]
-    seeds = label(tops & inside, connectivity=full)  # type: ignore[no-untyped-call]
-    components = label(inside, connectivity=full)  # type: ignore[no-untyped-call]
-    seeded = np.zeros(components.max() + 1, bool)
-    seeded[components[seeds > 0]] = True
-    seeds = np.where(inside & ~seeded[components], components + seeds.max(), seeds)
-    return np.asarray(watershed(-height, seeds, connectivity=full, mask=inside))  # type: ignore[no-untyped-call]
+def number_objects(mask: np.ndarray, maps: np.ndarray | None, how: Heights) -> np.ndarray:
+    """`find_objects` with given heights, of maps that are `quantized`."""
+    block = Block(
+        np.pad(how.of(mask, maps), 1, constant_values=OUTSIDE),
+        np.pad(mask, 1),
+        (0,) * mask.ndim,
+        mask.shape,
+    )
+    labels, hills = basins(block)
+    now, hills = united(hills, how.prominence)
+    found = np.concatenate([[0], numbers(hills, how.smallest)[now]]).astype(np.int32)
+    return np.asarray(found[labels])

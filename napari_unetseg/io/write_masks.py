@@ -42,11 +42,12 @@ class MaskFormat:
     """A file format of masks.
 
     ``name`` is for the command line and batch files, ``title`` for the window, ``help`` a phrase on
-    it. The first of the ``suffixes`` (in lower case) is written. ``write`` writes an array of uint8
-    or uint16, read a plane at a time, and returns the files; None where prediction fills the format
-    chunk by chunk. ``read_text`` gives the text in a file that holds its provenance. With
-    ``per_plane`` each plane has a file of its own. ``precisions`` are those that probabilities can
-    be stored in, the default first. ``read`` opens a mask again; None where `open_stack` can.
+    it. The first of the ``suffixes`` (in lower case) is written. ``write`` writes an array of
+    uint8, uint16 or uint32, read a plane at a time, and returns the files; None where prediction
+    fills the format chunk by chunk. ``highest`` is the highest number that it can hold.
+    ``read_text`` gives the text in a file that holds its provenance. With ``per_plane`` each plane
+    has a file of its own. ``precisions`` are those that probabilities can be stored in, the default
+    first. ``read`` opens a mask again; None where `open_stack` can.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MaskFormat:
     per_plane: bool = False
     precisions: tuple[str, ...] = ("float32", "float16")
     read: Callable[[Path], Stack] | None = None
+    highest: int = 2**32 - 1
 
     @property
     def suffix(self) -> str:
@@ -138,7 +140,8 @@ def write_mask(
     path
         The file; it is replaced only after everything was written.
     mask
-        Array-like of non-negative integers, read a plane at a time; stored as uint8 or uint16.
+        Array-like of non-negative integers, read a plane at a time; stored as uint8, uint16 or,
+        but for PNG, uint32 (which ImageJ does not open).
     axes
         One letter for each axis, ending in YX.
     spacing, units
@@ -160,15 +163,15 @@ def write_mask(
     Raises
     ------
     UserError
-        The suffix is unknown, numbers do not fit 16 bits, the disk is full or the folder cannot be
-        written; an existing file is unchanged.
+        The suffix is unknown, numbers do not fit the format, the disk is full or the folder cannot
+        be written; an existing file is unchanged.
     """
     path = Path(path)
     chosen = as_format or format_of(path)
     if chosen.write is None:
         raise UserError(f"{chosen.title} is written by a prediction alone; choose another format.")
     notes = MaskNotes(axes, _sizes(axes, spacing, units), names or {}, provenance, scratch)
-    return chosen.write(path, mask, _mask_dtype(mask, path), notes)
+    return chosen.write(path, mask, _mask_dtype(mask, path, chosen.highest), notes)
 
 
 def write_probabilities(
@@ -221,8 +224,8 @@ def _sizes(axes: str, spacing: Sequence[float], units: Sequence[str]) -> AxisSiz
     return {a: (float(s), u) for a, s, u in zip(axes, spacing, units, strict=True)}
 
 
-def _mask_dtype(mask: Any, path: Path) -> np.dtype:
-    """Return uint8 or uint16, whichever can hold every number."""
+def _mask_dtype(mask: Any, path: Path, most: int) -> np.dtype:
+    """The smallest of uint8, uint16 and uint32 that holds every number."""
     dtype = np.dtype(mask.dtype)
     if dtype in (np.dtype(bool), np.dtype("uint8"), np.dtype("uint16")):
         return np.dtype("uint8") if dtype.kind == "b" else dtype
@@ -231,9 +234,14 @@ def _mask_dtype(mask: Any, path: Path) -> np.dtype:
     highest, lowest = 0, 0
     for plane in planes(mask, dtype):
         highest, lowest = max(highest, int(plane.max())), min(lowest, int(plane.min()))
-    if lowest < 0 or highest > 65535:
-        raise UserError(f"{path.name} can hold the numbers 0 to 65535; relabel the objects.")
-    return np.dtype("uint8" if highest < 256 else "uint16")
+    if lowest < 0 or highest > most:
+        raise UserError(
+            f"{path.name} can hold the numbers 0 to {most}; relabel the objects"
+            f"{', or save them as TIFF' if most < 2**16 <= highest else ''}."
+        )
+    return next(
+        d for d in map(np.dtype, ("uint8", "uint16", "uint32")) if highest <= np.iinfo(d).max
+    )
 
 
 # -- PNG -------------------------------------------------------------------------------------------
@@ -315,7 +323,14 @@ FORMATS: Mapping[str, MaskFormat] = {
             precisions=("float16", "float32", "uint8"),
         ),
         MaskFormat(
-            "png", "PNG", "one file per plane", (".png",), _write_pngs, _png_text, per_plane=True
+            "png",
+            "PNG",
+            "one file per plane",
+            (".png",),
+            _write_pngs,
+            _png_text,
+            per_plane=True,
+            highest=65535,
         ),
     )
 }

@@ -37,7 +37,7 @@ def write_tiff(
     imagej: bool = True,
     scratch: Path | None = None,
 ) -> None:
-    """Write an array as OME-TIFF, as ImageJ TIFF where that can hold it, or as plain BigTIFF.
+    """Write an array as OME-TIFF, as ImageJ TIFF where that can hold it, or as plain TIFF.
 
     ``notes`` is further metadata; other parameters are as for `write_mask`.
     """
@@ -50,7 +50,7 @@ def write_tiff(
             f"OME-TIFF allows only the axes T, Z, C, Y, X, not {axes}; save as .tif instead."
         )
     fits = axes == "".join(a for a in "TZCYX" if a in axes) and nbytes < IMAGEJ_BYTES
-    imagej = imagej and fits and not ome
+    imagej = imagej and fits and not ome and dtype != np.dtype("uint32")
     if ome:
         metadata = _ome_metadata(axes, sizes, notes)
     elif imagej:

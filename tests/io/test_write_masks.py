@@ -76,8 +76,9 @@ def test_unknown_sizes_stay_unknown_and_anisotropy_is_kept(tmp_path: Path) -> No
         (MASK[0, 0].astype(np.int64) * 100, "uint8"),
         (MASK[0, 0].astype(np.int32) * 300, "uint16"),
         (MASK[0, 0].astype(np.uint16), "uint16"),
+        (MASK[0, 0].astype(np.int64) * 100_000, "uint32"),
     ],
-    ids=["bool", "small int64", "int32", "uint16"],
+    ids=["bool", "small int64", "int32", "uint16", "large int64"],
 )
 def test_the_smallest_type_that_holds_the_numbers(
     tmp_path: Path, array: np.ndarray, dtype: str
@@ -88,18 +89,19 @@ def test_the_smallest_type_that_holds_the_numbers(
 
 
 @pytest.mark.parametrize(
-    ("array", "sentence"),
+    ("array", "name", "sentence"),
     [
-        (np.full((4, 4), 70_000), "0 to 65535"),
-        (np.full((4, 4), -1), "0 to 65535"),
-        (np.full((4, 4), 0.5), "needs whole numbers"),
+        (np.full((4, 4), 70_000), "a.png", "0 to 65535"),
+        (np.full((4, 4), 2**32), "a.tif", "0 to 4294967295"),
+        (np.full((4, 4), -1), "a.png", "0 to 65535"),
+        (np.full((4, 4), 0.5), "a.tif", "needs whole numbers"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(
-    tmp_path: Path, array: np.ndarray, sentence: str
+    tmp_path: Path, array: np.ndarray, name: str, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        write_mask(tmp_path / "a.tif", array, axes="YX")
+        write_mask(tmp_path / name, array, axes="YX")
     assert not list(tmp_path.iterdir())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import most_probable
+from napari_unetseg.core.object_maps import quantized
 from napari_unetseg.core.resample import read_scaled
 from napari_unetseg.inference import tiling
 from napari_unetseg.inference.predictor import SMALLEST_EDGE, Predictor
@@ -41,6 +42,8 @@ class Predicted:
     """(classes, *spatial) float32, if wanted."""
     unsure: float | None = None
     """Sum of `margin_uncertainty` over its voxels, if wanted."""
+    maps: np.ndarray | None = None
+    """Object maps (2, *spatial), `quantized`, if wanted."""
 
 
 class ChunkPredictor:
@@ -54,8 +57,8 @@ class ChunkPredictor:
         Of the image.
     device
         As in `PredictSettings`.
-    probabilities, unsure
-        Keep probabilities; sum up the uncertainty.
+    probabilities, unsure, maps
+        Keep probabilities; sum up the uncertainty; predict object maps.
     """
 
     def __init__(
@@ -67,12 +70,13 @@ class ChunkPredictor:
         *,
         probabilities: bool = False,
         unsure: bool = False,
+        maps: bool = False,
     ) -> None:
         self.grid = grid
         self.notices: list[str] = []
         self._model, self._normalization = model, normalization
         self._keep, self._unsure = probabilities, unsure
-        self._inference = Predictor(model, device)
+        self._inference = Predictor(model, device, maps=maps)
         self._tiling = grid.tiling(self._inference.network)
 
     def read(self, stack: Stack, number: int) -> Read:
@@ -102,18 +106,22 @@ class ChunkPredictor:
         mask = np.empty(shape, np.uint8)
         classes = len(self._model.classes.numbers)
         kept = np.empty((classes, *shape), np.float32) if self._keep else None
+        maps = np.empty((2, *shape), np.uint8) if self._inference.maps else None
         unsure = 0.0
-        for core, shares in self._pieces(region, read):
+        for core, found in self._pieces(region, read):
+            shares, deep = self._inference.split(found)
             place = tiling.within(core, region)
             mask[place] = self._model.classes.decode(most_probable(shares))
             if kept is not None:
                 kept[(slice(None), *place)] = shares
+            if maps is not None and deep is not None:
+                maps[(slice(None), *place)] = quantized(deep)
             if self._unsure:
                 unsure += float(margin_uncertainty(shares).sum())
-        return Predicted(mask, kept, unsure if self._unsure else None)
+        return Predicted(mask, kept, unsure if self._unsure else None, maps)
 
     def _pieces(self, region: Region, read: Read) -> Iterator[tuple[Region, np.ndarray]]:
-        """Probabilities of a chunk, piece by piece."""
+        """Probabilities and object maps of a chunk, piece by piece."""
 
         def infer(piece: Region) -> np.ndarray:
             image = read.image[(slice(None), *tiling.within(piece, read.region))]

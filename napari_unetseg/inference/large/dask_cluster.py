@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
 from napari_unetseg.inference.large.dask_connect import check_versions
+from napari_unetseg.inference.large.object_chunks import number_objects
 from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.inference.large.dask_worker import ChunkJob
+    from napari_unetseg.inference.large.object_chunks import Stage
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
+    from napari_unetseg.inference.object_heights import Heights
     from napari_unetseg.models.model import Model
 
 LOST_SECONDS = 60.0
@@ -85,8 +87,8 @@ def _predict(
     settings: PredictSettings,
     control: JobControl,
 ) -> Iterator[Event]:
-    """Predict the missing chunks."""
-    from napari_unetseg.inference.large.dask_worker import ChunkJob
+    """Predict the missing chunks, and number the objects."""
+    from napari_unetseg.inference.large.dask_worker import ChunkJob, number_chunk, predict_chunk
 
     plan = output.plan
     with _connected():
@@ -103,9 +105,20 @@ def _predict(
         probabilities=plan.probabilities,
         ome=plan.ome,
         name=plan.name,
+        objects=plan.objects,
     )
+
+    def each(stage: Stage, how: Heights, left: Sequence[int]) -> Iterator[Event | None]:
+        return _hand_out(client, partial(number_chunk, job, stage, how), left, control)
+
+    left = [number for number in range(len(plan.grid)) if not output.done(number)]
+    done = len(plan.grid) - len(left)
     with _connected():
-        yield from _hand_out(client, job, output, control)
+        for event in _hand_out(client, partial(predict_chunk, job), left, control):
+            done += event is None
+            yield event or ChunkPredicted(done, plan.steps)
+        if not control.stopped:
+            yield from number_objects(output, control, each)
 
 
 @contextmanager
@@ -140,19 +153,17 @@ def forget_model(client: Client) -> None:
 
 
 def _hand_out(
-    client: Client, job: ChunkJob, output: Output, control: JobControl
-) -> Iterator[Event]:
-    """Keep workers slightly oversubscribed with chunks until all are written."""
-    total = len(output.plan.grid)
-    left = [number for number in range(total) if not output.done(number)]
-    todo, done = iter(left), total - len(left)
+    client: Client, task: Callable[[int], list[str]], left: Sequence[int], control: JobControl
+) -> Iterator[Event | None]:
+    """Keep workers slightly oversubscribed with chunks; yields None after each, and notices."""
+    todo = iter(left)
     going: set[Future[Any]] = set()
     lost_since: float | None = None
     try:
         while True:
             control.wait()
             room = 0 if control.stopped else _room(client) - len(going)
-            going |= {_submit(client, job, number) for number in islice(todo, max(0, room))}
+            going |= {_submit(client, task, number) for number in islice(todo, max(0, room))}
             if not going:
                 return
             fetched = {future: _result(future) for future in _ended(client, going)}
@@ -163,8 +174,7 @@ def _hand_out(
             for future, said in results.items():
                 going.discard(future)
                 yield from map(Notice, said)
-                done += 1
-                yield ChunkPredicted(done, total)
+                yield None
     finally:
         with suppress(OSError, CancelledError):
             client.cancel(list(going))
@@ -176,10 +186,8 @@ def _room(client: Client) -> int:
     return max(1, sum(threads.values()) + len(threads))
 
 
-def _submit(client: Client, job: ChunkJob, number: int) -> Future[Any]:
-    from napari_unetseg.inference.large.dask_worker import predict_chunk
-
-    return client.submit(predict_chunk, job, number, pure=False, priority=-number)
+def _submit(client: Client, task: Callable[[int], list[str]], number: int) -> Future[Any]:
+    return client.submit(task, number, pure=False, priority=-number)
 
 
 def _ended(client: Client, going: set[Future[Any]]) -> set[Future[Any]]:

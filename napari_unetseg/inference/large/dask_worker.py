@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.versions import PROGRAM_VERSION
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor
+from napari_unetseg.inference.large.object_chunks import ObjectChunks, Stage
 from napari_unetseg.inference.large.output import Output, attach_output
 from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError, saving
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.large.chunk_grid import Grid
+    from napari_unetseg.inference.object_heights import Heights
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class ChunkJob:
     probabilities: Precision | None
     ome: bool
     name: str
+    objects: bool
     """As of `OutputPlan` and `PredictSettings`; every worker does the same."""
     version: str = PROGRAM_VERSION
     """Of the program that began it."""
@@ -117,7 +120,15 @@ class Models(WorkerPlugin):
             )
         try:
             stack = job.open_image(job.image)
-            plan = OutputPlan(self.model, stack, job.grid, job.probabilities, job.ome, job.name)
+            plan = OutputPlan(
+                self.model,
+                stack,
+                job.grid,
+                job.probabilities,
+                job.ome,
+                job.name,
+                objects=job.objects,
+            )
             output = attach_output(FolderStore(job.store), plan)
         except UserError as error:
             raise UserError(
@@ -129,6 +140,7 @@ class Models(WorkerPlugin):
             job.normalization,
             job.settings.device,
             probabilities=job.probabilities is not None,
+            maps=plan.maps,
         )
         return _Begun(stack, output, predictor)
 
@@ -138,21 +150,37 @@ def predict_chunk(job: ChunkJob, number: int) -> list[str]:
 
     One chunk is predicted at a time, while a second thread of the worker reads or writes another.
     """
+    with _opened(job) as (begun, predicting):
+        if begun.output.done(number):  # a lost worker wrote it
+            return []
+        read = begun.predictor.read(begun.stack, number)
+        with predicting:
+            use_threads(job.settings.threads)
+            predicted = begun.predictor.predict(number, read)
+            notices, begun.predictor.notices = begun.predictor.notices, []
+        begun.output.write(number, predicted)
+        return list(notices)
+
+
+def number_chunk(job: ChunkJob, stage: Stage, how: Heights, number: int) -> list[str]:
+    """Do a stage of numbering objects for a chunk; returns nothing to be said."""
+    with _opened(job) as (begun, _):
+        output = attach_output(FolderStore(job.store), begun.output.plan)
+        chunks = ObjectChunks(output, how)
+        if not chunks.done(stage, number):
+            chunks.do(stage, number)
+    return []
+
+
+@contextmanager
+def _opened(job: ChunkJob) -> Iterator[tuple[_Begun, Any]]:
+    """The image of a job and the lock of its predictor; errors name the worker."""
     worker = get_worker()
     models: Any = worker.plugins[job.models]
     try:
         with saving():
-            begun = models.open(job)
-            if begun.output.done(number):  # a lost worker wrote it
-                return []
-            read = begun.predictor.read(begun.stack, number)
-            with models.predicting:
-                use_threads(job.settings.threads)
-                predicted = begun.predictor.predict(number, read)
-                notices, begun.predictor.notices = begun.predictor.notices, []
-            begun.output.write(number, predicted)
+            yield models.open(job), models.predicting
     except CannotGoOnError:
         raise
     except UserError as error:
         raise UserError(f"The worker at {worker.address} failed: {error}") from None
-    return list(notices)

@@ -14,8 +14,9 @@ import zarr
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.inference.large import ome_metadata
+from napari_unetseg.inference.large.object_labels import NAME, ObjectLabels, remove_objects
 from napari_unetseg.inference.large.output_plan import OURS, SCHEMA, OutputPlan, compare, same
-from napari_unetseg.inference.large.pyramid import level_shapes, write_level
+from napari_unetseg.inference.large.pyramid import write_levels
 from napari_unetseg.inference.large.stored_array import ReadArray, chunk_key, stored_array
 
 if TYPE_CHECKING:
@@ -35,10 +36,14 @@ class Output:
         The labels.
     probs
         The probabilities, (…, classes, spatial), or None.
+    objects
+        The numbers of its objects, or None.
     """
 
-    def __init__(self, plan: OutputPlan, group: zarr.Group, probs: Any) -> None:
-        self.plan, self._group, self._probs = plan, group, probs
+    def __init__(
+        self, plan: OutputPlan, group: zarr.Group, probs: Any, objects: ObjectLabels | None
+    ) -> None:
+        self.plan, self._group, self._probs, self.objects = plan, group, probs, objects
         self._store: Any = group.store
         self.unsure: tuple[float, int] = (0.0, 0)
         """Sum of `margin_uncertainty` over newly predicted voxels, and their number."""
@@ -75,9 +80,11 @@ class Output:
         return sum(not self.done(number) for number in range(len(self.plan.grid)))
 
     def done(self, number: int) -> bool:
-        """Whether a chunk is stored, with its probabilities if wanted."""
+        """Whether a chunk is stored, with its probabilities and objects if wanted."""
         cell = self.plan.grid.cell(number)
         if not self._store.has(chunk_key(self._mask, cell)):
+            return False
+        if self.objects is not None and not self.objects.has(number):
             return False
         place = self.plan.class_axis
         key = (*cell[:place], 0, *cell[place:])
@@ -91,6 +98,8 @@ class Output:
             index: list[Any] = [*plane, *region]
             index.insert(self.plan.class_axis, slice(None))
             self._probs[tuple(index)] = _stored(predicted.probabilities, self._probs.dtype)
+        if self.objects is not None and predicted.maps is not None:
+            self.objects.write_maps(number, predicted.maps)
         self._mask[(*plane, *region)] = predicted.mask
         if predicted.unsure is not None:
             total, voxels = self.unsure
@@ -109,22 +118,15 @@ class Output:
                 f"{missing} of {len(self.plan.grid)} chunks are missing in {self._store}; give the "
                 "same command again."
             )
-        shapes = level_shapes(self.plan.grid.shape) if self.plan.ome else []
-        above: Any = self.mask
-        for number, shape in enumerate(shapes, 1):
-            chunks = tuple(min(c, n) for c, n in zip(self.plan.grid.chunks, shape, strict=True))
-            below = stored_array(self._group, str(number), shape, chunks, "uint8", self.plan)
-            yield from write_level(above, below, self._has(below))
-            above = below
+        levels = yield from write_levels(self._group, self.mask, self.plan)
+        if self.objects is not None:
+            yield from self.objects.finish()
         self._store.tidy("")
         said: Any = self._group.attrs.asdict()
         if self.plan.ome:
-            said["ome"]["multiscales"] = ome_metadata.multiscales(self.plan.stack, 1 + len(shapes))
+            said["ome"]["multiscales"] = ome_metadata.multiscales(self.plan.stack, levels)
         said[OURS]["finished"] = True
         self._group.update_attributes(said)
-
-    def _has(self, array: Any) -> Any:
-        return lambda cell: bool(self._store.has(chunk_key(array, cell)))
 
 
 def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Output:
@@ -158,14 +160,24 @@ def open_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) -> Out
     if not begun and found is not None:  # so that a partial one is never taken for complete
         zarr.open_group(store, path=path).update_attributes({OURS: {"schema": SCHEMA}})
     probs = _probs(root, plan, fresh=not begun)
+    if plan.objects and found is None:
+        _existing(labels, NAME)  # not somebody else's
     if not begun:
-        list_labels(labels, plan.name)
+        remove_objects(root)
+        for name in (plan.name, *[NAME] * plan.objects):
+            list_labels(labels, name)
         said: dict[str, Any] = {"ome": _label_metadata(plan, root)} if plan.ome else {}
         said[OURS] = {**state, "finished": False}
         zarr.create_group(store, path=path, attributes=said, overwrite=True)
     else:
         store.tidy("")
-    return Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
+    return _opened(store, plan, root, probs)
+
+
+def _opened(store: Any, plan: OutputPlan, root: zarr.Group, probs: Any) -> Output:
+    group = zarr.open_group(store, path=f"labels/{plan.name}", mode="r+")
+    objects = ObjectLabels(plan, root, source=_inside(plan, root)) if plan.objects else None
+    return Output(plan, group, probs, objects)
 
 
 def attach_output(store: Any, plan: OutputPlan) -> Output:
@@ -182,7 +194,8 @@ def attach_output(store: Any, plan: OutputPlan) -> Output:
     group = zarr.open_group(store, path=path, mode="r+")
     state: Any = group.attrs.get(OURS)
     compare(state if isinstance(state, dict) else {}, plan.state, f"{store}/{path}")
-    return Output(plan, group, _probs(open_root(store, plan), plan, fresh=False))
+    root = open_root(store, plan)
+    return _opened(store, plan, root, _probs(root, plan, fresh=False))
 
 
 def is_finished(store: Any) -> bool:
@@ -214,7 +227,7 @@ def finished_output(store: Any, plan: OutputPlan, *, overwrite: bool = False) ->
     if not same(found, plan.state):
         return None
     probs = _probs(root, plan, fresh=False)
-    output = Output(plan, zarr.open_group(store, path=path, mode="r+"), probs)
+    output = _opened(store, plan, root, probs)
     return output if output.finished and not output.missing() else None
 
 
@@ -271,12 +284,15 @@ def list_labels(labels: zarr.Group, name: str) -> None:
 
 
 def _label_metadata(plan: OutputPlan, root: zarr.Group) -> dict[str, Any]:
-    inside = plan.inside or "multiscales" in _ome(root)
     return {
         "version": ome_metadata.VERSION,
         "multiscales": ome_metadata.multiscales(plan.stack, 1),
-        "image-label": ome_metadata.image_label(plan.model.classes, source=inside),
+        "image-label": ome_metadata.image_label(plan.model.classes, source=_inside(plan, root)),
     }
+
+
+def _inside(plan: OutputPlan, root: zarr.Group) -> bool:
+    return plan.inside or "multiscales" in _ome(root)
 
 
 def _probs(root: zarr.Group, plan: OutputPlan, *, fresh: bool) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.inference.large.object_labels import NAME
 from napari_unetseg.inference.large.publishing import publish
 from napari_unetseg.inference.large.work_folder import WorkFolder
 from napari_unetseg.io.file_names import as_stored, same_name
@@ -32,6 +33,9 @@ class Saving:
     """Save them too, with that precision; in TIFFs float32 or float16."""
     overwrite: bool = False
     """Replace OME-Zarr masks of another model, image or setting."""
+    objects: bool = True
+    """Save the numbers of the objects, of a model whose structures consist of them: instead of the
+    mask, in OME-Zarr beside it."""
 
     def __post_init__(self) -> None:
         chosen = self.format
@@ -72,8 +76,10 @@ class Saving:
     def opened_as(self, stem: str, image: Path) -> Path:
         """Path at which a finished mask is opened."""
         mask = self.mask_of(stem, image)
-        if self.format.by_chunks and self.folder is not None:
-            return mask / "labels" / "mask"
+        if self.format.by_chunks:
+            labels = self.zarr_of(stem, image) / "labels"
+            objects = labels / NAME
+            return objects if self.objects and objects.exists() else labels / "mask"
         if self.format.per_plane and not mask.exists():
             return mask.with_name(f"{stem}_*{self.format.suffix}")
         return mask
@@ -128,9 +134,10 @@ class Saving:
         grid: dict[str, Any] = {"axes": plan.stack.grid_axes}
         grid |= {"spacing": plan.stack.grid_spacing, "units": plan.stack.grid_units}
         grid |= {"scratch": scratch}
-        names = {s.number: s.name for s in model.classes.structures}
+        names = {s.number: s.name for s in model.classes.structures if not plan.objects}
         how = {"names": names, "provenance": provenance(plan.digest, model.id), **grid}
-        write_mask(self.mask_of(stem, image), output.mask, as_format=self.format, **how)
+        labels = output.mask if output.objects is None else output.objects.ids
+        write_mask(self.mask_of(stem, image), labels, as_format=self.format, **how)
         shares = self.probabilities_of(stem)
         if shares is not None:
             half = self.probabilities == "float16"

@@ -23,6 +23,9 @@ Precision = Literal["float32", "float16", "uint8"]
 METHOD = 1
 """Version of scaling, resampling and tiling; outputs of another one are not resumed."""
 
+OBJECT_METHOD = 1
+"""Version of how objects are found."""
+
 
 @dataclass(frozen=True, eq=False)
 class OutputPlan:
@@ -41,6 +44,19 @@ class OutputPlan:
     """Of the labels."""
     inside: bool = False
     """They will lie in the image itself, and say so."""
+    objects: bool = False
+    """Number the objects too."""
+
+    @property
+    def maps(self) -> bool:
+        """Whether the objects are found in object maps; otherwise at necks of the mask."""
+        model = self.model
+        return self.objects and model.net.object_maps and model.object_settings is not None
+
+    @property
+    def steps(self) -> int:
+        """Chunks in all stages, for progress."""
+        return len(self.grid) * (4 if self.objects else 1)
 
     @cached_property
     def digest(self) -> str:
@@ -66,7 +82,16 @@ class OutputPlan:
             "units": list(self.stack.grid_units),
             **self.grid.facts(),
             "probabilities": self.probabilities,
+            **self._object_state,
         }
+
+    @property
+    def _object_state(self) -> dict[str, Any]:
+        if not self.objects:
+            return {}
+        how = self.model.object_settings
+        said = None if how is None else how.model_dump()
+        return {"objects": {"method": OBJECT_METHOD, "settings": said}}
 
     @property
     def class_axis(self) -> int:

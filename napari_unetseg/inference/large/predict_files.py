@@ -20,6 +20,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, with_each
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.image_turns import Turn, Turns
 from napari_unetseg.inference.large.object_table import measure_objects
@@ -289,6 +290,7 @@ class _One:
             self.settings,
             probabilities=how.probabilities,
             ome=by_chunks,
+            objects=how.objects,
             inside=by_chunks and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
         )
 
@@ -302,22 +304,24 @@ class _One:
             done = replace(done, voxels=count_voxels(output.mask))
         if self.optional.measure:
             table = self.how.table_of(stem, image, self.optional.measure)
-            mask = _mask_stack(output, stack)
-            done = replace(done, objects=_measure(table, mask, stack, turn.work.path))
+            mask, kind = _labels(output, stack)
+            done = replace(done, objects=_measure(table, mask, stack, turn.work.path, kind))
         return done
 
     def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
         """Result of an image with an existing mask."""
         stem, image, skipped = turn.stem, turn.image, status == "skipped"
         done = FileDone(stem, image, self.how.mask_of(stem, image), status, 0.0, {})
-        if self.optional.count and not skipped:
+        numbered = self.how.objects and bool(self.model.classes.objects)
+        if self.optional.count and not skipped and not numbered:
             done = replace(done, voxels=_count_planes(self.how.open_mask(stem, image)))
         if self.optional.measure:
             table = self.how.table_of(stem, image, self.optional.measure)
             if not (skipped and table.exists()):
                 image_stack = self.open_image(image)
                 mask = self.how.open_mask(stem, image)
-                found = _measure(table, mask, image_stack, turn.work.path)
+                kind = LabelKind.INSTANCES if numbered else LabelKind.FULL
+                found = _measure(table, mask, image_stack, turn.work.path, kind)
                 done = replace(done, objects=found)
         return done
 
@@ -327,16 +331,20 @@ class _One:
         return partial(predict_here, unsure=True) if self.optional.unsure else None
 
 
-def _mask_stack(output: Output, stack: Stack) -> Stack:
-    """The mask that was written, with the axes of its image."""
-    return Stack(
-        output.mask, stack.grid_axes, stack.grid_spacing, stack.grid_units, name=stack.name
-    )
+def _labels(output: Output, stack: Stack) -> tuple[Stack, LabelKind]:
+    """The mask or numbers that were written, with the axes of their image, and what they mean."""
+    objects = output.objects
+    labels = output.mask if objects is None else objects.ids
+    kind = LabelKind.FULL if objects is None else LabelKind.INSTANCES
+    how = (stack.grid_axes, stack.grid_spacing, stack.grid_units)
+    return Stack(labels, *how, name=stack.name), kind
 
 
-def _measure(table: Path, mask: Stack, image: Stack, scratch: Path) -> dict[int, int]:
+def _measure(
+    table: Path, mask: Stack, image: Stack, scratch: Path, kind: LabelKind
+) -> dict[int, int]:
     """Write an object table; return the number of objects of each structure."""
-    rows = measure_objects(table, mask, image, scratch=scratch)
+    rows = measure_objects(table, mask, image, kind=kind, scratch=scratch)
     return dict(Counter(int(row["structure"]) for row in rows))
 
 

@@ -13,6 +13,7 @@ from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.chunk_grid import Grid
 from napari_unetseg.inference.large.chunk_task import ChunkPredictor, Predicted, Read
+from napari_unetseg.inference.large.object_chunks import number_objects
 from napari_unetseg.inference.large.output import Output, open_output
 from napari_unetseg.inference.large.output_plan import OutputPlan, Precision
 from napari_unetseg.inference.large.pipeline import overlapped
@@ -35,7 +36,7 @@ class DiskFullError(CannotGoOnError):
 
 
 Chunks = Callable[["Output", "Normalization", PredictSettings, JobControl], Iterator[Event]]
-"""Predicts and writes the missing chunks of an output: `predict_here`, or a cluster."""
+"""Predicts and writes the missing chunks and objects of an output: `predict_here`, or a cluster."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,12 +49,14 @@ def make_plan(
     ome: bool = True,
     name: str = "mask",
     inside: bool = False,
+    objects: bool = True,
 ) -> OutputPlan:
     """Make the plan of an output; `UserError` where the image does not fit the model."""
     model.check_image(stack)
     resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
     grid = Grid.plan(model, stack, settings.tile, resampling)
-    return OutputPlan(model, stack, grid, probabilities, ome, name, inside)
+    wanted = objects and bool(model.classes.objects)
+    return OutputPlan(model, stack, grid, probabilities, ome, name, inside, wanted)
 
 
 def predict_to_zarr(
@@ -65,6 +68,7 @@ def predict_to_zarr(
     probabilities: Precision | None = None,
     ome: bool = True,
     name: str = "mask",
+    objects: bool = True,
     overwrite: bool = False,
     control: JobControl | None = None,
     chunks: Chunks | None = None,
@@ -87,6 +91,8 @@ def predict_to_zarr(
         With OME-Zarr metadata and smaller levels for viewers; see `OutputPlan`.
     name
         Of the labels.
+    objects
+        Number the objects too, as ``labels/objects``, of a model whose structures consist of them.
     overwrite
         Replace labels of another model, image or setting.
     control
@@ -111,7 +117,8 @@ def predict_to_zarr(
         small for a tile.
     """
     settings = settings or PredictSettings()
-    plan = make_plan(model, stack, settings, probabilities=probabilities, ome=ome, name=name)
+    how: dict[str, Any] = {"probabilities": probabilities, "ome": ome, "name": name}
+    plan = make_plan(model, stack, settings, objects=objects, **how)
     return (
         yield from fill_store(
             plan, store, settings, overwrite=overwrite, control=control, chunks=chunks
@@ -155,9 +162,9 @@ def predict_here(
     *,
     unsure: bool = False,
 ) -> Iterator[Event]:
-    """Predict the missing chunks; ``unsure`` sums up the uncertainty."""
+    """Predict the missing chunks, then number the objects; ``unsure`` sums up the uncertainty."""
     plan = output.plan
-    total = len(plan.grid)
+    total = plan.steps
     predictor = ChunkPredictor(
         plan.model,
         plan.grid,
@@ -165,6 +172,7 @@ def predict_here(
         settings.device,
         probabilities=plan.probabilities is not None,
         unsure=unsure,
+        maps=plan.maps,
     )
 
     def work(number: int, read: Read) -> Predicted:
@@ -172,7 +180,7 @@ def predict_here(
         return predictor.predict(number, read)
 
     def wanted() -> Iterator[int]:
-        for number in range(total):
+        for number in range(len(plan.grid)):
             control.wait()
             if control.stopped:
                 return
@@ -186,6 +194,8 @@ def predict_here(
         while predictor.notices:
             yield Notice(predictor.notices.pop(0))
         yield ChunkPredicted(number + 1, total)
+    if not control.stopped:
+        yield from number_objects(output, control)
 
 
 def fill(output: Output, control: JobControl | None = None) -> Iterator[Event]:
@@ -193,7 +203,7 @@ def fill(output: Output, control: JobControl | None = None) -> Iterator[Event]:
     for _ in output.finish():
         if control is not None and control.stopped:
             return
-    yield ChunkPredicted(len(output.plan.grid), len(output.plan.grid))
+    yield ChunkPredicted(output.plan.steps, output.plan.steps)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import zarr
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.object_labels import NAME, remove_objects
 from napari_unetseg.inference.large.output import list_labels, open_root
 from napari_unetseg.inference.large.output_plan import OURS
 
@@ -55,13 +56,15 @@ def _replace(output: Output, place: Path) -> None:
     root = open_root(FolderStore(place), output.plan)
     labels = root.require_group("labels")
     _put_aside(place / "labels" / name, output.folder / "replaced labels")
+    remove_objects(root)
     if OURS in root.attrs:
         _put_aside(place / "0", output.folder / "replaced probabilities")
         if output.plan.probabilities is not None:
             (output.folder / "0").rename(place / "0")
         root.attrs.put(zarr.open_group(FolderStore(output.folder), mode="r").attrs.asdict())
-    list_labels(labels, name)
-    (output.folder / "labels" / name).rename(place / "labels" / name)
+    for part in (*[NAME] * output.plan.objects, name):
+        list_labels(labels, part)
+        (output.folder / "labels" / part).rename(place / "labels" / part)
 
 
 def _put_aside(old: Path, aside: Path) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from napari_unetseg.inference.large.stored_array import chunk_key, stored_array
+
+if TYPE_CHECKING:
+    from napari_unetseg.inference.large.output_plan import OutputPlan
 
 SMALL_PLANE = 512
 """Largest edge of a plane that needs no smaller level."""
@@ -49,3 +54,34 @@ def write_level(
             ]
             below[region] = above[(*region[:-2], *wide)][..., ::2, ::2]
         yield done, total
+
+
+def write_levels(group: Any, first: Any, plan: OutputPlan) -> Generator[tuple[int, int], None, int]:
+    """Write the smaller levels of labels where they are not there; yields (done, total) of each.
+
+    Parameters
+    ----------
+    group
+        The Zarr group of the labels.
+    first
+        The first level.
+    plan
+        Of the output.
+
+    Returns
+    -------
+    int
+        How many levels there are.
+    """
+    shapes = level_shapes(plan.grid.shape) if plan.ome else []
+    above: Any = first
+    for number, shape in enumerate(shapes, 1):
+        chunks = tuple(min(c, n) for c, n in zip(plan.grid.chunks, shape, strict=True))
+        below = stored_array(group, str(number), shape, chunks, str(first.dtype), plan)
+
+        def has(cell: tuple[int, ...], array: Any = below) -> bool:
+            return bool(group.store.has(chunk_key(array, cell)))
+
+        yield from write_level(above, below, has)
+        above = below
+    return 1 + len(shapes)

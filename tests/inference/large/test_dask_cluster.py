@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from helpers import random_model, trained_at
-from large_parts import mask_of, noise, tree
+from large_parts import ids_of, mask_of, noise, object_model, smooth, tree
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.errors import UserError
@@ -33,6 +33,7 @@ from napari_unetseg.inference.large.output_format import Saving
 from napari_unetseg.inference.large.predict_files import Opening, predict_files
 from napari_unetseg.inference.large.predict_to_zarr import CannotGoOnError, predict_to_zarr
 from napari_unetseg.inference.predict import predict, predict_probabilities
+from napari_unetseg.inference.predict_objects import predict_objects
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.write_masks import FORMATS
 
@@ -500,3 +501,24 @@ def test_the_recipe_for_slurm_with_jobs_that_are_processes_here(tmp_path: Path) 
     here = [str(tmp_path / word) if "." in word else word for word in rest]
     assert main(["predict", *here, "-o", str(tmp_path / "one")]) == 0
     assert tree(tmp_path / "jobs") == tree(tmp_path / "one")
+
+
+@POSIX
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("maps", [True, False])
+def test_workers_number_objects_as_one_process_does(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maps: bool
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SMALL", SMALL.model_copy(update={"tile": 40}))
+    model = object_model(maps=maps)
+    np.save(tmp_path / "image.npy", smooth((130, 150)))
+    image = tmp_path / "image.npy"
+    events = fill(client, model, image, tmp_path / "two")
+    fill(None, model, image, tmp_path / "one")
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    np.testing.assert_array_equal(
+        ids_of(tmp_path / "two"), predict_objects(model, open_stack(image))
+    )
+    done = [e.done for e in events if isinstance(e, ChunkPredicted)]
+    assert done == [*range(1, done[-1] + 1), done[-1]], "every chunk and stage was told of"
+    assert len(client.nthreads()) == 2

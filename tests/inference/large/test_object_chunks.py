@@ -1,0 +1,143 @@
+"""Objects of outputs of any size: tiled = whole, after kills, by several workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from large_parts import SMALL, ids_of, mask_of, object_model, smooth, stream, tree
+
+from napari_unetseg import predict_objects
+from napari_unetseg.core.events import ChunkPredicted
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.job_control import JobControl
+from napari_unetseg.inference.large import chunk_grid
+from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
+
+if TYPE_CHECKING:
+    from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.models.model import Model
+
+TILE = {2: 32, 3: 16}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk_grid, "CHUNK", TILE)
+
+
+def tiled(model: Model) -> PredictSettings:
+    return SMALL.model_copy(update={"tile": TILE[model.dims]})
+
+
+CASES = [
+    pytest.param(object_model(), (150, 130), "YX", id="2D"),
+    pytest.param(object_model(maps=False), (150, 130), "YX", id="2D, necks"),
+    pytest.param(object_model(), (3, 70, 50), "TYX", id="planes"),
+    pytest.param(
+        object_model(numbers=(1, 2, 5), objects=(1, 5)), (150, 130), "YX", id="structures"
+    ),
+    pytest.param(object_model(3), (36, 50, 40), "ZYX", id="3D"),
+    pytest.param(object_model(3, maps=False), (2, 36, 34, 40), "TZYX", id="3D, necks"),
+]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(("model", "shape", "axes"), CASES)
+def test_objects_of_chunks_are_those_of_the_whole(
+    tmp_path: Path, model: Model, shape: tuple[int, ...], axes: str
+) -> None:
+    spacing = tuple(2.0 if a == "Z" else 1.0 for a in axes)
+    stack = Stack(smooth(shape), axes, spacing)
+    events = stream(model, stack, tmp_path, settings=tiled(model))
+    chunks = [e for e in events if isinstance(e, ChunkPredicted)]
+    assert chunks[-1].done == chunks[-1].total >= 4 * 8
+    assert [e.done for e in chunks] == sorted(e.done for e in chunks)
+    ids = ids_of(tmp_path)
+    whole = predict_objects(model, stack, SMALL)
+    np.testing.assert_array_equal(ids, whole)
+    assert ids.dtype == "uint16"
+    assert 10 < len(np.unique(ids)) - 1 == ids.max()
+    crossing = sum(
+        len(set(np.unique(a)) & set(np.unique(b))) > 1 for a, b in borders(ids, model.dims)
+    )
+    assert crossing >= len(shape[-model.dims :])
+    inside = np.isin(mask_of(tmp_path)[...], model.classes.objects)
+    assert not ids[~inside].any()
+    assert (ids[inside] > 0).mean() > 0.9
+    assert not (tmp_path / "scratch").exists()
+
+
+def borders(ids: np.ndarray, dims: int) -> Any:
+    """The planes on both sides of the first border between chunks along each axis."""
+    for axis in range(ids.ndim - dims, ids.ndim):
+        edge = TILE[dims] if ids.shape[axis] > TILE[dims] else ids.shape[axis] // 2
+        yield np.take(ids, edge - 1, axis), np.take(ids, edge, axis)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_stop_at_any_chunk_and_a_further_call_give_the_same_bytes(tmp_path: Path) -> None:
+    model, stack = object_model(), Stack(smooth((80, 90)), "YX")
+    stream(model, stack, tmp_path / "at once", settings=tiled(model))
+    wanted = tree(tmp_path / "at once")
+    total, stop = 0, 0
+    while not total or stop < total:
+        control, store = JobControl(1), FolderStore(tmp_path / "stopped")
+        for event in predict_to_zarr(model, stack, store, tiled(model), control=control):
+            if isinstance(event, ChunkPredicted):
+                total = event.total
+                if event.done >= stop:
+                    control.stop()
+        stop += 5
+    stream(model, stack, tmp_path / "stopped", settings=tiled(model))
+    assert tree(tmp_path / "stopped") == wanted
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from large_parts import *
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.inference.large import chunk_grid
+chunk_grid.CHUNK = {2: 32, 3: 16}
+model, stack = object_model(), Stack(smooth((80, 90)), "YX")
+print("begin", flush=True)
+stream(model, stack, Path(sys.argv[1]), settings=SMALL.model_copy(update={"tile": 32}))
+print("end", flush=True)
+"""
+
+
+def test_after_kills_at_any_moment_the_same_bytes_are_there(tmp_path: Path) -> None:
+    model, stack = object_model(), Stack(smooth((80, 90)), "YX")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunk_grid, "CHUNK", TILE)
+        stream(model, stack, tmp_path / "at once", settings=tiled(model))
+    out, files, kills = tmp_path / "killed", 0, 0
+    while True:
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(out)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begin\n"
+            goal = files + 9
+            while process.poll() is None and files < goal:
+                files = sum(len(names) for _, _, names in os.walk(out))
+                time.sleep(0.001)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            elif process.stdout.readline() == "end\n":
+                break
+    assert kills > 3
+    assert tree(out) == tree(tmp_path / "at once")
