@@ -229,10 +229,8 @@ class TrainSettings(_Settings):
 class ObjectSettings(_Settings):
     """How objects are found in a mask and its object maps (`core.object_maps`)."""
 
-    centre: float = Field(0.5, ge=0, le=1)
-    """Seeds are nearer to an object's centre than this, as a fraction of its extent."""
-    border: float = Field(0.5, ge=0, le=1)
-    """Seeds are farther from an object's border than this, as a fraction of its depth."""
+    prominence: float = Field(0.2, ge=0, le=1)
+    """How deep the valley between two objects must be, from 0 to 1; less splits more."""
     smoothing: float = Field(1.0, ge=0, le=16)
     """Standard deviation of the Gaussian that smooths the maps, in voxels of Y and X."""
     smallest: int = Field(0, ge=0)

@@ -22,8 +22,9 @@ def find_objects(
 ) -> np.ndarray:
     """Number the objects of one plane or volume.
 
-    Seeds are where both maps say so; a watershed of the distance to the border extends them over
-    the mask (Beucher and Lantuéjoul 1979).
+    Both maps make one that is high where an object is deep and its centre near. Each of its hills
+    that stands out by the prominence is an object, to which a watershed gives its part of the mask
+    (Beucher and Lantuéjoul 1979).
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def find_objects(
     structures
         Those that consist of objects.
     settings
-        Thresholds; None: split at necks.
+        How hills are told apart; None: split at necks.
     spacing
         Voxel size along each axis.
 
@@ -44,21 +45,17 @@ def find_objects(
         Numbers of the objects from 1 on, 0 elsewhere; int32, of the same shape.
     """
     from scipy.ndimage import gaussian_filter
-    from skimage.measure import label
-    from skimage.segmentation import watershed
 
     out = np.zeros(mask.shape, np.int32)
     if maps is None or settings is None:
         from napari_unetseg.data.mask_cleanup import TidySettings, tidy
 
         return tidy(np.where(np.isin(mask, structures), mask, 0), TidySettings(split=True), spacing)
-    finest = min(s for s in spacing[-2:])
+    finest = min(spacing[-2:])
     sigma = [settings.smoothing * finest / s for s in spacing]
     centre, border = (gaussian_filter(maps[row], sigma) for row in (CENTRE, BORDER))
     for number in structures:
-        inside = mask == number
-        seeds = label(inside & (centre < settings.centre) & (border > settings.border))  # type: ignore[no-untyped-call]
-        found = watershed(-border, seeds, mask=inside)  # type: ignore[no-untyped-call]
+        found = _flooded(border * (1 - centre), mask == number, settings.prominence)
         sizes = np.bincount(found.ravel())
         keep = sizes >= max(1, settings.smallest)
         keep[0] = False
@@ -66,3 +63,20 @@ def find_objects(
         numbers[keep] = np.arange(1, int(keep.sum()) + 1) + out.max(initial=0)
         out = np.maximum(out, numbers[found])
     return out
+
+
+def _flooded(height: np.ndarray, inside: np.ndarray, prominence: float) -> np.ndarray:
+    """Numbers of the hills of a map that stand out by so much; every component has one."""
+    from skimage.measure import label
+    from skimage.morphology import h_maxima
+    from skimage.segmentation import watershed
+
+    height = np.where(inside, height, 0)
+    full = inside.ndim
+    tops = h_maxima(height, max(prominence, 1e-6)) > 0  # type: ignore[no-untyped-call]
+    seeds = label(tops & inside, connectivity=full)  # type: ignore[no-untyped-call]
+    components = label(inside, connectivity=full)  # type: ignore[no-untyped-call]
+    seeded = np.zeros(components.max() + 1, bool)
+    seeded[components[seeds > 0]] = True
+    seeds = np.where(inside & ~seeded[components], components + seeds.max(), seeds)
+    return np.asarray(watershed(-height, seeds, connectivity=full, mask=inside))  # type: ignore[no-untyped-call]
