@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from object_scores import scores_of_objects
@@ -26,14 +28,14 @@ from skimage.segmentation import find_boundaries, watershed
 from watch import Clock, make_settings, write_json
 
 from napari_unetseg.core.events import TilePredicted
-from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
 from napari_unetseg.inference.object_ids import find_objects
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.model import load_model
-from napari_unetseg.training.train import train_events
+from napari_unetseg.training import training_state
+from napari_unetseg.training.train import train
 from napari_unetseg.training.training_events import StepDone
 
 if TYPE_CHECKING:
@@ -133,7 +135,10 @@ def predicted(
 def trained(
     task: Task, name: str, pairs: Sequence[AnnotatedImage], structures: Sequence[Structure]
 ) -> tuple[Model, Json]:
-    """A model trained for the task's time; the one of an earlier run, if there is one."""
+    """A model trained for the task's time; the one of an earlier run, if there is one.
+
+    The training's own clock, which its learning rate and its end follow, is the benchmark's.
+    """
     path, note = (Path(f"{task.stem}_{name}{end}") for end in (".safetensors", ".training.json"))
     if note.is_file():
         return load_model(path), json.loads(note.read_text())
@@ -141,18 +146,14 @@ def trained(
     settings = settings.model_copy(
         update={"minutes": task.minutes, "dims": task.labelled[0].picture.dims}
     )
-    control, steps = JobControl(settings.threads), 0
-    clock = Clock(settings.threads or 1, task.options.kind)
-    events = train_events(pairs, settings, structures=structures, control=control)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            model: Model = end.value
-            break
+    clock, steps = Clock(settings.threads or 1, task.options.kind), 0
+
+    def count(event: object) -> None:
+        nonlocal steps
         steps = event.step if isinstance(event, StepDone) else steps
-        if steps and clock.seconds >= 60 * task.minutes:
-            control.stop()
+
+    with patch.object(training_state, "time", SimpleNamespace(monotonic=lambda: clock.seconds)):
+        model = train(pairs, settings, structures=structures, on_event=count)
     training = {"seconds": clock.seconds, "wall_seconds": clock.wall, "steps": steps}
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
