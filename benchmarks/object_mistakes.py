@@ -84,7 +84,7 @@ class _Overlap:
         """What is to be done to a true object."""
         both, size = self._both[number], self._true[number]
         iou = both / (size + self._shown - both)
-        if iou.max() >= SAME:
+        if iou.max() > SAME:
             return Act("accepted", (int(iou.argmax()),), (number,))
         pieces = np.flatnonzero(both > SAME * self._shown)
         union = size + self._shown[pieces].sum() - both[pieces].sum()

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import object_annotator
+import object_mistakes
 import object_scores
 import object_sets
 import object_ways
@@ -163,3 +165,65 @@ def test_a_run_goes_on_where_it_was_broken_off(
     )
     with pytest.raises(SystemExit, match="choose another --out"):
         objects.main([*arguments, "--minutes", "3"])
+
+
+# -- the simulated annotator ------------------------------------------------------------------
+
+EVERYWHERE = (slice(0, 40), slice(0, 40))
+
+
+def kinds(shown: np.ndarray) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """What is to be done to objects on screen, by its kind."""
+    found: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
+    for act in object_mistakes.acts(squares(), shown, EVERYWHERE):
+        found.setdefault(act.kind, []).append((act.shown, act.true))
+    return found
+
+
+def test_right_objects_are_accepted() -> None:
+    assert kinds(squares())["accepted"] == [((n,), (n,)) for n in (3, 5, 7, 900)]
+
+
+def test_pieces_are_merged_holders_split_others_deleted_or_painted() -> None:
+    shown = squares()
+    shown[2:6, 2:10], shown[6:10, 2:10] = 11, 12  # pieces of 7
+    shown[15:25, 10:30] = 13  # both 3 and 900
+    shown[30:40, 30:40] = 0  # 5 is missed
+    shown[0:4, 30:34] = 14  # there is none
+    assert kinds(shown) == {
+        "deleted": [((14,), ())],
+        "merged": [((11, 12), (7,))],
+        "split": [((13,), (3, 900))],
+        "painted": [((), (5,))],
+    }
+    assert not list(object_mistakes.acts(squares(), shown, (slice(0, 40), slice(36, 40))))
+
+
+def test_corrected_objects_stay_whatever_is_found() -> None:
+    ids = squares()
+    sheet = object_annotator.Sheet(object_sets.Picture(Stack(ids.astype(np.float32), "YX"), ids))
+    sheet.finish(ids == 3)
+    sheet.finish(ids == 7)
+    found = np.where(ids == 900, 2, 0)
+    found[0:12, 0:12] = 1  # around the object 7
+    found[30:40, 30:40] = 3
+    sheet.strokes[30:40, 30:40] = 255
+    shown = sheet.shown(found)
+    assert np.array_equal(shown == 1, ids == 3)
+    assert np.array_equal(shown == 2, ids == 7)
+    assert set(np.unique(shown[ids == 900])) == {4}
+    assert not shown[30:, 30:].any()
+    assert sheet.pair.objects.max() == 2
+
+
+def test_painting_and_gestures_are_timed(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [str(root), "--sets", "flat", "--seeds", "0", "--out", str(out), *SMALL]
+    report = object_annotator.main([*arguments, "--minutes", "0.5", "--every", "0.1"])
+    (run,) = report["sets"]["flat"]["runs"]
+    assert run["painting"]["reached"]
+    assert 0.8 <= run["painting"]["curve"][-1]["ap50"] <= 1
+    assert 1 < run["painting"]["seconds_per_object"] < 10
+    assert run["gestures"]["seconds_per_object"] > 0
+    assert run["gestures"]["curve"]
+    assert (out / "object_annotator.json").is_file()
