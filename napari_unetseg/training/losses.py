@@ -17,13 +17,15 @@ from torch.nn import functional
 
 from napari_unetseg.core.labels import IGNORE_INDEX
 from napari_unetseg.core.object_maps import FULL_SCALE, UNKNOWN
-from napari_unetseg.training.distillation import distillation_loss
+from napari_unetseg.training.distillation import dilated, distillation_loss
 from napari_unetseg.training.edge_loss import edge_loss
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
 
 LARGEST_WEIGHT = 20.0
+RIM, RIM_WEIGHT = 2, 1.0
+"""Voxels around known objects, and the weight of their loss."""
 OBJECT_WEIGHT = 1.0
 """Weight of the loss of the object maps."""
 TINY = 1e-30
@@ -166,6 +168,25 @@ def object_map_loss(batch: LossInputs) -> Mean:
     return Mean(2 * losses.sum() / number.clamp(min=1), number)
 
 
+def rim_loss(batch: LossInputs) -> Mean:
+    """Cross-entropy to background just outside known objects, as far as it looks like background.
+
+    Nothing is labelled there, since another object may touch. The weight of a voxel is the
+    network's own probability of background, so that a certain neighbour is left as it is.
+    """
+    if batch.maps is None:
+        return Mean(zero := batch.logits.new_zeros((), dtype=torch.float32), zero)
+    inside = batch.maps[1][:, 0] != UNKNOWN
+    rim = dilated(inside, RIM) & (batch.targets == IGNORE_INDEX)
+    logits = batch.logits.movedim(1, -1)[rim].float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    background = logits.log_softmax(1)[:, 0]
+    weight = background.detach().exp()
+    number = torch.tensor(float(len(weight)), device=logits.device)
+    return Mean(-(background * weight).sum() / number.clamp(min=1), number)
+
+
 def _edges(batch: LossInputs) -> Mean:
     value = edge_loss(batch.images, batch.logits, batch.targets)
     return Mean(value, value.new_tensor(float(len(batch.targets))))
@@ -182,6 +203,7 @@ LOSSES = (
         ),
         _edges,
     ),
+    LossTerm("rims", lambda x: RIM_WEIGHT * x.has_objects, rim_loss),
     LossTerm("objects", lambda x: OBJECT_WEIGHT * x.has_objects, object_map_loss),
 )
 """The terms of the training loss, in the order in which curve and report show them."""
