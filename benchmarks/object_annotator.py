@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hand import BRUSH_WIDTH, CANVAS, FIND, KEY, LOOK, SPEED, STEERING, TRAVEL, Hand
 from object_mistakes import SAME, Act, Box, acts, centred, nearest_of
-from object_scores import scores_of_objects
+from object_scores import MEASURES, scores_of_objects
 from object_sets import Picture, read_split
 from object_ways import objects_of
 from sets import read_sets
@@ -286,7 +286,8 @@ class Annotator:
     def enough(self, shown: list[Any]) -> bool:
         """Whether the goal is reached; keeps the AP with the time."""
         scores = scores_of_objects([s.picture.ids for s in self.sheets], shown)
-        self.curve.append({"seconds": float(self.seconds), **scores, **self.done})
+        kept = {measure: scores[measure] for measure in MEASURES}
+        self.curve.append({"seconds": float(self.seconds), **kept, **self.done})
         print({k: round(v, 3) for k, v in self.curve[-1].items()}, flush=True)
         return scores["ap50"] >= self.options.goal
 

@@ -25,14 +25,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from object_scores import scores_of_objects
+from object_scores import MEASURES, scores_of_objects
 from object_sets import MODES, Split, read_split
 from object_ways import WAYS, Skipped, Task
 from sets import read_sets
 from watch import add_options, clock_kind, machine, make_settings, write_json
 
 Json = dict[str, Any]
-MEASURES = ("ap50", "ap75", "ap", "pq")
 
 
 def run_way(name: str, way: str, mode: str, seed: int, split: Split, options: Any) -> Json:
