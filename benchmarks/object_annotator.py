@@ -52,9 +52,10 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 VIEW = 256
 """Largest edge of a view in pixels."""
-FIRST, MISTAKES, RIGHT = 3, 5, 1
-"""Objects painted and strokes of background at first; mistakes corrected, and objects accepted, in
-a view."""
+BEGIN, FIRST = 4, 2
+"""Pictures that are begun with, and objects painted and strokes of background in each."""
+MISTAKES, RIGHT = 5, 1
+"""Mistakes corrected, and objects accepted, in a view."""
 
 
 @dataclass(eq=False)
@@ -214,12 +215,13 @@ class Annotator:
     def by_gestures(self) -> None:
         """Begin with a few labels, then go from view to view until the goal is reached."""
         places = [(sheet, box) for sheet in self.sheets for box in sheet.views()]
-        sheet, box = places[0]
-        self.look(box)
-        for number in self.rng.permutation(centred(sheet.picture.ids, box))[:FIRST]:
-            self.paint(sheet, int(number))
-        self.background(sheet, box)
-        self.training.give(self.sheets)
+        for sheet in self.sheets[:BEGIN]:
+            box = next(sheet.views())
+            self.look(box)
+            for number in self.rng.permutation(centred(sheet.picture.ids, box))[:FIRST]:
+                self.paint(sheet, int(number))
+            self.background(sheet, box)
+            self.training.give(self.sheets)
         for sheet, box in cycle(places):
             if self.mark() or self.seconds >= 60 * self.options.minutes:
                 return
