@@ -335,6 +335,18 @@ class TrainingDataset:
             if (maps != UNKNOWN).any():
                 yield self.read(plane, region), maps
 
+    def object_windows(self, most: int) -> Iterator[tuple[LabelledPlane, tuple[slice, ...]]]:
+        """Planes and regions with known objects, held out or not, about ``most`` voxels in all."""
+        places = [
+            (p, r) for p in self.planes if p.objects is not None for r in _pieces(p.train.shape)
+        ]
+        left = most
+        for number in np.random.default_rng(self._seed).permutation(len(places)):
+            plane, region = places[number]
+            if left > 0 and plane.objects is not None and plane.objects[region].any():
+                yield plane, region
+                left -= plane.train[region].size
+
     def _labelled_places(self) -> Iterator[tuple[LabelledPlane, tuple[slice, ...]]]:
         pieces = [(plane, region) for plane in self.planes for region in _pieces(plane.train.shape)]
         order = [pieces[i] for i in np.random.default_rng(0).permutation(len(pieces))]

@@ -38,6 +38,12 @@ def _only(name: str, pairs: Sequence[AnnotatedImage]) -> str:
     if any(pair.kind is LabelKind.STROKES or pair.corrections is not None for pair in pairs):
         other = "a structure" if name == "background" else "the background (brush 255)"
         return f"Only {name} is labelled; paint some strokes on {other} too."
+    if any(pair.kind is LabelKind.FINISHED for pair in pairs):
+        return (
+            f"Only {name} is labelled, since 0 means not labelled in finished objects; give them "
+            "beside strokes of the background ('--finished' in the command line), or say "
+            "'--labels instances' if 0 is the background."
+        )
     if name == "background":
         return (
             "Only background is labelled: every value is 0; give masks that hold a structure too."

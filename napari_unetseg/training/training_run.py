@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Notice
+from napari_unetseg.core.settings import ObjectSettings
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.training_record import (
+    AutoSetting,
     TrainingRecord,
     image_records,
     now,
@@ -31,6 +33,7 @@ from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.initial_fit import fit_head
+from napari_unetseg.training.object_search import ObjectSearch, search_object_settings
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
@@ -62,7 +65,6 @@ if TYPE_CHECKING:
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.data.dataset import TrainingDataset
     from napari_unetseg.data.validation_split import VoxelIndices
-    from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.training.checkpoint_file import CheckpointFile
 
 SHOW_SECONDS, MAX_TIME_FRACTION = 2.0, 0.02
@@ -122,6 +124,7 @@ class TrainingRun:
         self.refits, self.show_at = 0, 0.0
         self.updated_at, self.update_seconds = -math.inf, 0.0
         self._fallen: Checkpoint | None = None
+        self.object_search: ObjectSearch | None = None
 
     def _distill(self, weights: Weights, before: TrainingDataset | None) -> None:
         """Distil these weights in images whose mask was seen: those of earlier data.
@@ -203,9 +206,12 @@ class TrainingRun:
 
     def choices(self) -> tuple[AutoSetting, ...]:
         """Automatically chosen settings, with reasons."""
-        return describe_auto_settings(
+        chosen = describe_auto_settings(
             self.plan, self.data, self.settings, self.trainer, self.device_name
         )
+        if self.object_search is None:
+            return chosen
+        return (*chosen, AutoSetting("Objects", *self.object_search.describe(), ""))
 
     def initial_model(self) -> Generator[Event, None, None]:
         """Fit an initial model without a step, where the device's memory allows it."""
@@ -410,9 +416,26 @@ class TrainingRun:
             newest = self.state.newest = self.state.validated(self.trainer, newest.weights)
         if best is not None and 0 < best.step < newest.step and self.data.validated:
             yield ModelSetAside(self.model("best score", best), SetAside.BEST, best.step)
+        self._search_objects(newest)
         done = self.state.done()
         yield done
         return self.model(done.reason, newest)
+
+    @property
+    def _object_settings(self) -> ObjectSettings | None:
+        """How objects are found; before the search as in the initial model, or by default."""
+        if not self.trainer.learns_maps:
+            return None
+        if self.object_search is not None:
+            return self.object_search.settings
+        earlier = self.init.object_settings if self.init else None
+        return earlier or (ObjectSettings() if self.data.has_objects else None)
+
+    def _search_objects(self, checkpoint: Checkpoint) -> None:
+        """Choose how objects are found, by the weights that are kept."""
+        self.object_search = unless_out_of_memory(
+            self.device, lambda: search_object_settings(self.trainer, checkpoint.weights)
+        )
 
     def model(self, reason: str, checkpoint: Checkpoint) -> Model:
         """The weights of a checkpoint as a model, with the training's record."""
@@ -445,5 +468,6 @@ class TrainingRun:
             spacing=spacing,
             units=units,
             spacing_range=spacing_range,
+            object_settings=self._object_settings,
             history=(*(remembered(self.init.history) if self.init else ()), record),
         )
