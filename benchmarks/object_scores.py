@@ -14,11 +14,15 @@ MEASURES = ("ap50", "ap75", "ap", "pq")
 
 
 def scores_of_objects(
-    truths: Sequence[np.ndarray], found: Sequence[np.ndarray]
+    truths: Sequence[np.ndarray], found: Sequence[np.ndarray], *, partial: bool = False
 ) -> dict[str, float]:
-    """AP at 0.5 and 0.75, its mean over 0.5:0.95, PQ, and splits and merges, of pairs of images."""
+    """AP at 0.5 and 0.75, its mean over 0.5:0.95, PQ, and splits and merges, of pairs of images.
+
+    With ``partial`` the truths hold some objects only; see `count_objects`.
+    """
     pairs = zip(truths, found, strict=True)
-    counts = sum((count_objects(truth, other) for truth, other in pairs), ObjectCounts())
+    each = (count_objects(truth, other, partial=partial) for truth, other in pairs)
+    counts = sum(each, ObjectCounts())
     return {
         "ap50": counts.precision_at(0.5),
         "ap75": counts.precision_at(0.75),

@@ -171,7 +171,7 @@ def border(task: Task) -> Found:
     structures = [Structure(INSIDE, "inside"), Structure(BORDER, "border")]
     pairs = [with_borders(one) for one in task.labelled]
     model, training = trained(task, "border", pairs, structures)
-    smallest = _choose_smallest(model, task) if task.full else 0
+    smallest = _choose_smallest(model, task)
     found = [
         grown_back(predicted(model, picture, task.options)[0], smallest) for picture in task.tests
     ]
@@ -208,14 +208,14 @@ def grown_back(mask: np.ndarray, smallest: int = 0) -> np.ndarray:
 
 
 def _choose_smallest(model: Model, task: Task) -> int:
-    """The size of the smallest component with which the training images are best."""
+    """The size of the smallest component with which the known objects are found best."""
     pictures = [one.picture for one in task.labelled]
     masks = [predicted(model, picture, task.options)[0] for picture in pictures]
-    truths = [picture.ids for picture in pictures]
+    truths = [one.picture.ids if one.finished is None else one.finished for one in task.labelled]
 
     def quality(size: int) -> float:
         found = [grown_back(mask, size) for mask in masks]
-        return float(scores_of_objects(truths, found)["ap50"])
+        return float(scores_of_objects(truths, found, partial=not task.full)["ap50"])
 
     return max(SMALLEST, key=quality)
 
