@@ -20,6 +20,8 @@ where the mask is right. Training goes on from the model whenever it ended. The 
 - ``corrections``: as ``next``, but the hand paints on the prediction layer;
 - ``forest``: random places, with a random forest (``forest.py``) in the network's place.
 
+``object_annotator.py`` is the same for numbered objects, corrected by gestures.
+
 **The clock.** A second of the hand is a CPU second of training on one thread. The job runs in
 turns with the hand, in the same thread: after every movement it is given that movement's time.
 Waiting for a mask, or for Next, is waiting. What Next computes beside the job is taken from the

@@ -111,9 +111,12 @@ class BenchmarkSet:
             images.append(Annotated(stack, self._labels(file, truth, stack), given))
         return images
 
+    def numbers(self, file: str, folder: str, stack: Stack) -> np.ndarray:
+        """What a file of ``masks`` or ``scribbles`` holds, on the grid of its image."""
+        return np.asarray(open_labels(find(self.folder / folder, file), stack.grid_shape))
+
     def _labels(self, file: str, truth: Truth, stack: Stack) -> np.ndarray:
-        folder = self.folder / ("scribbles" if truth == "strokes" else "masks")
-        labels = np.asarray(open_labels(find(folder, file), stack.grid_shape))
+        labels = self.numbers(file, "scribbles" if truth == "strokes" else "masks", stack)
         if truth == "full" and (self.instances or set(np.unique(labels)) == {0, BACKGROUND_LABEL}):
             labels = labels > 0
         return labels.astype(np.uint8)

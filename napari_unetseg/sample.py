@@ -64,22 +64,37 @@ def nuclei2d() -> list[LayerData]:
     ]
 
 
+def nuclei2d_objects() -> list[LayerData]:
+    """The nuclei of `nuclei2d`, and the number of each one, uint16 (Y, X): full instance masks."""
+    image, ids = _read("nuclei2d.tif"), _read("nuclei2d_mask.tif")
+    return [
+        (image, {"name": "nuclei", "colormap": "gray"}, "image"),
+        _objects("nuclei", ids, "instances"),
+    ]
+
+
+def two_kinds() -> list[LayerData]:
+    """Two kinds of nuclei in a simulated picture: two channels, strokes and finished objects.
+
+    Each is (Y, X) with sizes. Every finished object has a stroke of its kind in it.
+    """
+    image, grid, channels = _read_ome("two_kinds.ome.tif")
+    structures = ["nucleus", "marked nucleus"]
+    return [
+        *_channels("two kinds", image, channels, grid),
+        _annotations("two kinds", _read("two_kinds_strokes.ome.tif"), structures, grid),
+        _objects("two kinds", _read("two_kinds_objects.ome.tif"), "finished", grid),
+    ]
+
+
 def two_structures() -> list[LayerData]:
     """Cells in a simulated time lapse: two channels and strokes, each (T, Z, Y, X), with sizes."""
     stack, grid, channels = _read_ome("two_structures.ome.tif")
     strokes = _read("two_structures_strokes.ome.tif")
-    layers: list[LayerData] = []
-    for index, colormap in enumerate(("bop blue", "bop orange")):
-        data = stack[:, index]
-        options = {
-            "name": f"cells · {channels[index]}",
-            "colormap": colormap,
-            "blending": "additive",
-            "contrast_limits": (int(data.min()), int(data.max())),
-            **grid,
-        }
-        layers.append((data, options, "image"))
-    return [*layers, _annotations("cells", strokes, ["nucleus", "vesicle"], grid)]
+    return [
+        *_channels("cells", stack.swapaxes(0, 1), channels, grid),
+        _annotations("cells", strokes, ["nucleus", "vesicle"], grid),
+    ]
 
 
 def cell() -> list[LayerData]:
@@ -102,6 +117,31 @@ def immunohistochemistry() -> list[LayerData]:
     """
     image = _of_skimage("immunohistochemistry")
     return [(image, {"name": "colonic glands", "rgb": True}, "image")]
+
+
+def _channels(
+    image: str, data: np.ndarray[Any, Any], names: list[str], grid: dict[str, Any]
+) -> list[LayerData]:
+    """Make an image layer of each channel, which is the first axis of `data`."""
+    layers: list[LayerData] = []
+    for channel, name, colormap in zip(data, names, ("bop blue", "bop orange"), strict=True):
+        options = {
+            "name": f"{image} · {name}",
+            "colormap": colormap,
+            "blending": "additive",
+            "contrast_limits": (int(channel.min()), int(channel.max())),
+            **grid,
+        }
+        layers.append((channel, options, "image"))
+    return layers
+
+
+def _objects(
+    image: str, ids: np.ndarray[Any, Any], kind: str, grid: dict[str, Any] | None = None
+) -> LayerData:
+    """Make the layer of an image's numbered objects; `kind` says what 0 means."""
+    metadata = {"napari_unetseg": {"kind": kind}}
+    return ids, {"name": f"{image} · objects", "metadata": metadata, **(grid or {})}, "labels"
 
 
 def _annotations(
@@ -128,16 +168,19 @@ def _read(name: str) -> np.ndarray[Any, Any]:
 
 
 def _read_ome(name: str) -> tuple[np.ndarray[Any, Any], dict[str, Any], list[str]]:
-    """Read a stack (T, C, Z, Y, X), how napari places its channels, and their names."""
+    """Read an OME-TIFF, how napari places its channels, and their names."""
     import tifffile
 
     with tifffile.TiffFile(sample_path(name)) as tiff:
         data = tiff.asarray()
         pixels = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]["Image"]["Pixels"]
+    sizes = {axis: (pixels.get(f"PhysicalSize{axis}"), "um") for axis in "ZYX"}
+    sizes |= {"T": (pixels.get("TimeIncrement"), "s")}
+    axes = [axis for axis in "TZYX" if sizes[axis][0] is not None]
     grid = {
-        "scale": (pixels["TimeIncrement"], *(pixels[f"PhysicalSize{axis}"] for axis in "ZYX")),
-        "units": ("s", "um", "um", "um"),
-        "axis_labels": ("t", "z", "y", "x"),
+        "scale": tuple(sizes[axis][0] for axis in axes),
+        "units": tuple(sizes[axis][1] for axis in axes),
+        "axis_labels": tuple(axis.lower() for axis in axes),
     }
     return data, grid, [channel["Name"] for channel in pixels["Channel"]]
 

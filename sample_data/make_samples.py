@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import simulate_cells
+import simulate_nuclei
 import tifffile
 from paint_strokes import BACKGROUND, Stroke, draw, draw_along, room
 from scipy import ndimage
@@ -30,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 REAL = {"nuclei2d.tif": "img2d.tif", "nuclei2d_mask.tif": "mask2d.tif"}
 CELL = 128  # strokes are spread over squares of this size
 SEED = 2015
+FINISHED = 6  # finished objects of each kind in the picture with two kinds
 STROKED_PLANES = ((0, 2), (1, 1), (1, 3), (2, 2))  # (t, z) of the simulated stack
 
 
@@ -41,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     written = [*real_files(options.out, options.wheel), *stroke_nuclei(options.out)]
-    written += simulated_files(options.out)
+    written += [*simulated_files(options.out), *two_kinds_files(options.out)]
     for path in written:
         print(f"{path.stat().st_size / 1024:7.0f} kB  {path.name}")
 
@@ -206,22 +208,54 @@ def spread(
     return [numbers[n] for n in chosen]
 
 
+# -- the simulated picture with two kinds of objects -----------------------------------------------
+
+
+def two_kinds_files(out: Path) -> Iterator[Path]:
+    """Write picture, ids and kinds of nuclei, finished ones of both kinds, and strokes."""
+    image, ids, kinds = simulate_nuclei.simulate(SEED)
+    rng = np.random.default_rng(SEED + 2)
+    cut = np.unique(np.concatenate([ids[0], ids[-1], ids[:, 0], ids[:, -1]]))
+    finished, strokes = np.zeros_like(ids), np.zeros_like(kinds)
+    for kind in (simulate_nuclei.PLAIN, simulate_nuclei.MARKED):
+        whole = [int(n) for n in np.unique(ids[kinds == kind]) if n not in cut]
+        chosen = spread(np.asarray(ids, np.int32), whole, 2 * FINISHED, rng)
+        for number in chosen[:FINISHED]:
+            finished[ids == number] = finished.max() + 1
+        for number in chosen:
+            draw_along(strokes, ids == number, Stroke(kind, 3, 20, 4), rng)
+    stroke_background(strokes, ids, rng)
+    size = simulate_nuclei.SPACING_UM
+    for name, data, axes in (
+        ("two_kinds", image, "CYX"),
+        ("two_kinds_ids", ids, "YX"),
+        ("two_kinds_truth", kinds, "YX"),
+        ("two_kinds_objects", finished, "YX"),
+        ("two_kinds_strokes", strokes, "YX"),
+    ):
+        names = {"Channel": {"Name": list(simulate_nuclei.CHANNELS)}} if "C" in axes else None
+        yield write_ome(out / f"{name}.ome.tif", data, axes, names, (1.0, size, size))
+
+
 def write_ome(
-    path: Path, data: NDArray[Any], axes: str, extra: dict[str, Any] | None = None
+    path: Path,
+    data: NDArray[Any],
+    axes: str,
+    extra: dict[str, Any] | None = None,
+    spacing: tuple[float, float, float] = simulate_cells.SPACING,
 ) -> Path:
     """Write an OME-TIFF with voxel sizes and interval; the same data give the same bytes."""
-    z, y, x = simulate_cells.SPACING
+    x = spacing[2]
+    sizes: dict[str, Any] = {}
+    for axis, size in zip("XYZ", spacing[::-1], strict=True):
+        if axis in axes:
+            sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    if "T" in axes:
+        sizes |= {"TimeIncrement": simulate_cells.INTERVAL_S, "TimeIncrementUnit": "s"}
     description: dict[str, Any] = {
         "axes": axes,
         "Name": path.name.removesuffix(".ome.tif"),
-        "PhysicalSizeX": x,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": y,
-        "PhysicalSizeYUnit": "µm",
-        "PhysicalSizeZ": z,
-        "PhysicalSizeZUnit": "µm",
-        "TimeIncrement": simulate_cells.INTERVAL_S,
-        "TimeIncrementUnit": "s",
+        **sizes,
         "Creator": "napari-unetseg",
         "UUID": f"urn:uuid:00000000-0000-4000-8000-{sum(path.name.encode()):012d}",
         **(extra or {}),
@@ -232,7 +266,7 @@ def write_ome(
         ome=True,
         photometric="minisblack",
         compression="zlib",
-        resolution=(1e4 / x, 1e4 / y),
+        resolution=(1e4 / x, 1e4 / x),
         resolutionunit="CENTIMETER",
         software="napari-unetseg",
         metadata=description,

@@ -137,7 +137,8 @@ def test_napari_lists_the_plugin(installed: Installed) -> None:
     assert look["display_name"] == "U-Net segmentation"
     assert look["widgets"] == ["U-Net segmentation", "U-Net batch"]
     assert look["menus"] == ["napari/layers/annotate", "napari/layers/segment"]
-    assert look["samples"] == ["nuclei2d", "two_structures", "cell", "immunohistochemistry"]
+    samples = ["nuclei2d", "two_structures", "nuclei2d_objects", "two_kinds"]
+    assert look["samples"] == [*samples, "cell", "immunohistochemistry"]
     assert set(look["settings"]) == {"computing", "storage", "shortcuts"}
     assert look["settings"]["computing"] == ["device", "threads"]
     assert look["settings"]["storage"] == ["models_dir"]

@@ -14,11 +14,22 @@ from scipy import ndimage
 
 from napari_unetseg import sample
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.image_stack import Stack
+from napari_unetseg.core.labels import Structure
+from napari_unetseg.data.annotated_image import AnnotatedImage
+from napari_unetseg.data.dataset import TrainingDataset
 
 FOLDER = Path(__file__).parents[1] / "sample_data"
 BRUSH = 255
 CELL = 128
-OPENERS = ("nuclei2d", "two_structures", "cell", "immunohistochemistry")
+OPENERS = (
+    "nuclei2d",
+    "two_structures",
+    "nuclei2d_objects",
+    "two_kinds",
+    "cell",
+    "immunohistochemistry",
+)
 
 
 def read(name: str) -> np.ndarray:
@@ -28,7 +39,7 @@ def read(name: str) -> np.ndarray:
 def strokes_and_truth(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name == "nuclei2d":
         return read("nuclei2d_strokes.tif"), (read("nuclei2d_mask.tif") > 0).astype(np.uint8)
-    return read("two_structures_strokes.ome.tif"), read("two_structures_truth.ome.tif")
+    return read(f"{name}_strokes.ome.tif"), read(f"{name}_truth.ome.tif")
 
 
 def test_nuclei_are_the_picture_of_the_data_science_bowl() -> None:
@@ -39,7 +50,7 @@ def test_nuclei_are_the_picture_of_the_data_science_bowl() -> None:
     assert image[mask > 0].mean() > 2.5 * image[mask == 0].mean()
 
 
-@pytest.mark.parametrize("name", ["nuclei2d", "two_structures"])
+@pytest.mark.parametrize("name", ["nuclei2d", "two_structures", "two_kinds"])
 def test_every_stroke_is_right(name: str) -> None:
     strokes, truth = strokes_and_truth(name)
     assert strokes.dtype == np.uint8
@@ -81,6 +92,32 @@ def test_strokes_on_the_stack_are_on_a_few_planes() -> None:
         assert 0.02 <= (strokes[plane] > 0).mean() <= 0.04
     assert 0.1 < (truth == 1).mean() < 0.3
     assert 0.01 < (truth == 2).mean() < 0.05
+
+
+def test_finished_objects_of_two_kinds_are_whole_and_have_a_stroke_of_their_kind() -> None:
+    ids, finished = read("two_kinds_ids.ome.tif"), read("two_kinds_objects.ome.tif")
+    kinds, strokes = read("two_kinds_truth.ome.tif"), read("two_kinds_strokes.ome.tif")
+    of_each = [0, 0]
+    for number in np.unique(finished[finished > 0]):
+        inside = finished == number
+        (whole,) = np.unique(ids[inside])
+        assert np.array_equal(inside, ids == whole)
+        assert inside[1:-1, 1:-1].sum() == inside.sum(), "cut by the rim"
+        (kind,) = np.unique(kinds[inside])
+        assert set(np.unique(strokes[inside])) == {0, kind}
+        of_each[kind - 1] += 1
+    assert of_each == [6, 6]
+    assert len(np.unique(ids)) - 1 == 90
+    for number in np.unique(ids[ids > 0]):
+        assert ndimage.label(ids == number)[1] == 1
+    assert ndimage.label(ids > 0)[1] < 0.6 * 90, "too few nuclei touch"
+
+
+def test_only_the_second_kind_has_the_marker() -> None:
+    image, kinds = read("two_kinds.ome.tif"), read("two_kinds_truth.ome.tif")
+    means = [[image[c][kinds == k].mean() - 100 for k in (0, 1, 2)] for c in (0, 1)]
+    assert 0.7 < means[0][1] / means[0][2] < 1.4
+    assert means[1][2] > 3 * means[1][1]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +197,32 @@ def test_two_structures_have_units() -> None:
         assert [str(unit) for unit in layer.units] == ["second", *["micrometer"] * 3]
         assert layer.axis_labels == ("t", "z", "y", "x")
     np.testing.assert_array_equal(vesicles.data, read("two_structures.ome.tif")[:, 1])
+
+
+def test_numbered_objects_say_what_0_means() -> None:
+    from napari.layers import Layer
+
+    _, objects = (Layer.create(*data) for data in sample.nuclei2d_objects())
+    assert objects.metadata == {"napari_unetseg": {"kind": "instances"}}
+    assert len(np.unique(objects.data)) - 1 == 125
+    dapi, marker, strokes, finished = (Layer.create(*data) for data in sample.two_kinds())
+    assert finished.metadata == {"napari_unetseg": {"kind": "finished"}}
+    assert (dapi.name, marker.name) == ("two kinds · DAPI", "two kinds · marker")
+    assert list(strokes.features["name"])[1:3] == ["nucleus", "marked nucleus"]
+    assert tuple(finished.scale) == (0.5, 0.5)
+
+
+def test_both_kinds_of_objects_are_learned_from_the_sample() -> None:
+    dapi, marker, strokes, finished = (data for data, *_ in sample.two_kinds())
+    pair = AnnotatedImage(
+        Stack(np.stack([dapi, marker]), "CYX"), strokes, "strokes", objects=finished
+    )
+    data = TrainingDataset([pair], 2, 0.0, structures=[Structure(n, objects=True) for n in (1, 2)])
+    assert data.classes.objects == (1, 2)
+    assert data.has_objects
+    (plane,) = data.planes
+    truth = read("two_kinds_truth.ome.tif")
+    assert np.array_equal(plane.train[finished > 0], truth[finished > 0])
 
 
 def test_colour_picture_is_rgb() -> None:
