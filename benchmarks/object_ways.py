@@ -31,7 +31,7 @@ from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind, Structure
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.model import load_model
 from napari_unetseg.training import training_state

@@ -12,8 +12,8 @@ from napari_unetseg.core.events import Event, TilePredicted, pass_on
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.object_maps import quantized
 from napari_unetseg.core.settings import ObjectSettings, PredictSettings
-from napari_unetseg.inference.object_heights import heights_of
-from napari_unetseg.inference.object_ids import number_objects
+from napari_unetseg.data.object_heights import heights_of
+from napari_unetseg.data.object_ids import number_objects
 from napari_unetseg.inference.predict import predict_events
 
 if TYPE_CHECKING:

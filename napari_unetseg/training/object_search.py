@@ -14,7 +14,7 @@ import torch
 from napari_unetseg.core.labels import IGNORE_INDEX, LabelKind, most_probable
 from napari_unetseg.core.object_metrics import ObjectCounts, count_objects
 from napari_unetseg.core.settings import ObjectSettings
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.models.unet import probabilities
 
 if TYPE_CHECKING:

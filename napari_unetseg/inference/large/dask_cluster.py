@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.core.job_control import JobControl
     from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.data.object_heights import Heights
     from napari_unetseg.inference.large.object_chunks import Stage
     from napari_unetseg.inference.large.output import Output
     from napari_unetseg.inference.large.predict_to_zarr import Chunks
-    from napari_unetseg.inference.object_heights import Heights
     from napari_unetseg.models.model import Model
 
 LOST_SECONDS = 60.0

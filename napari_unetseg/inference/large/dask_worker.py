@@ -31,8 +31,8 @@ from napari_unetseg.runtime.glibc_malloc import kept_memory
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Normalization, Stack
     from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.data.object_heights import Heights
     from napari_unetseg.inference.large.chunk_grid import Grid
-    from napari_unetseg.inference.object_heights import Heights
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ import numpy as np
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event
-from napari_unetseg.inference.object_basins import OUTSIDE, Block, basins, saddles
-from napari_unetseg.inference.object_forest import Hills, highest, numbers, united
-from napari_unetseg.inference.object_heights import Heights, heights_of
+from napari_unetseg.data.object_basins import OUTSIDE, Block, basins, saddles
+from napari_unetseg.data.object_forest import Hills, highest, numbers, united
+from napari_unetseg.data.object_heights import Heights, heights_of
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl

@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_unetseg.core.object_maps import BORDER, CENTRE, FULL_SCALE
 from napari_unetseg.core.settings import ObjectSettings
-from napari_unetseg.inference.object_basins import OUTSIDE
+from napari_unetseg.data.object_basins import OUTSIDE
 
 LEVELS = 2000
 """Height of 1."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_unetseg.core.object_maps import quantized
-from napari_unetseg.inference.object_basins import OUTSIDE, Block, basins
-from napari_unetseg.inference.object_forest import numbers, united
-from napari_unetseg.inference.object_heights import Heights, heights_of
+from napari_unetseg.data.object_basins import OUTSIDE, Block, basins
+from napari_unetseg.data.object_forest import numbers, united
+from napari_unetseg.data.object_heights import Heights, heights_of
 
 if TYPE_CHECKING:
     from napari_unetseg.core.settings import ObjectSettings

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from napari_unetseg.inference.object_forest import Hills, keys
+from napari_unetseg.data.object_forest import Hills, keys
 
 OUTSIDE = -1
 """Height of voxels that are not of an object, or not in the image."""

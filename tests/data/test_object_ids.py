@@ -10,9 +10,9 @@ from scipy.ndimage import distance_transform_edt
 
 from napari_unetseg.core.object_maps import FULL_SCALE, encode_maps
 from napari_unetseg.core.settings import ObjectSettings
-from napari_unetseg.inference.object_forest import Hills, numbers, united
-from napari_unetseg.inference.object_heights import heights_of, usual_radius
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_forest import Hills, numbers, united
+from napari_unetseg.data.object_heights import heights_of, usual_radius
+from napari_unetseg.data.object_ids import find_objects
 
 SETTINGS = ObjectSettings()
 
