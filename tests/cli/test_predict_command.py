@@ -15,15 +15,16 @@ import pytest
 import tifffile
 import zarr
 from helpers import random_model
-from large_parts import mask_of, noise, tree
+from large_parts import ids_of, mask_of, noise, object_model, smooth, tree
 from PIL import Image
 
 from napari_unetseg.cli import main
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.inference.large.output_format import Saving
-from napari_unetseg.inference.large.predict_files import FileDone, predict_files
+from napari_unetseg.inference.large.predict_files import FileDone, OptionalOutputs, predict_files
 from napari_unetseg.inference.predict import predict, predict_probabilities
+from napari_unetseg.inference.predict_objects import predict_objects
 from napari_unetseg.io.open_image import open_stack
 from napari_unetseg.io.write_masks import FORMATS, MaskFormat, MaskNotes, format_names
 
@@ -277,3 +278,83 @@ def test_kills_and_the_same_bytes(run: Run, tmp_path: Path, form: str, kills: in
         assert run(*command(out))[0] == 0
     assert [p.name for p in killed.iterdir()] == [f"image.{form[:3] if form == 'tiff' else form}"]
     assert tree(killed) == tree(whole)
+
+
+@pytest.fixture
+def nuclei(data: Path) -> Model:
+    """A model that numbers objects, as ``objects.safetensors``, and an image for it."""
+    model = object_model()
+    model.save(data / "objects.safetensors")
+    tifffile.imwrite(data / "images" / "n.tif", smooth((90, 80)), metadata={"axes": "YX"})
+    return model
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-tiff", "png", "zarr"])
+def test_every_format_holds_the_numbers_of_objects(
+    run: Run, data: Path, nuclei: Model, form: str
+) -> None:
+    image, out = data / "images" / "n.tif", data / "out"
+    ids = predict_objects(nuclei, open_stack(image), PredictSettings(threads=1))
+    assert ids.max() > 5
+    how = Saving(out, FORMATS[form])
+    command = ["predict", data / "objects.safetensors", image, "-o", out, "--format", form]
+    assert run(*command)[0] == 0
+    np.testing.assert_array_equal(np.asarray(how.open_mask("n", image).data).squeeze(), ids)
+    assert not list(out.glob(".*"))
+    before = tree(out)
+    assert "1 image skipped" in run(*command, "--skip-existing")[2]
+    assert tree(out) == before
+    code, _, err = run(*command, "--no-objects", "--overwrite")
+    assert code == 0, err
+    found = np.asarray(how.open_mask("n", image).data).squeeze()
+    np.testing.assert_array_equal(found, predict(nuclei, open_stack(image)))
+    if form == "zarr":
+        assert not (out / "n.zarr" / "labels" / "objects").exists()
+        labels: Any = zarr.open_group(str(out / "n.zarr" / "labels"), mode="r").attrs["ome"]
+        assert labels["labels"] == ["mask"]
+        assert run(*command, "--overwrite")[0] == 0
+        np.testing.assert_array_equal(ids_of(out / "n.zarr"), ids)
+        labels = zarr.open_group(str(out / "n.zarr" / "labels"), mode="r").attrs["ome"]
+        assert set(labels["labels"]) == {"mask", "objects"}
+
+
+def test_objects_go_inside_ome_zarr_images_beside_the_mask(data: Path) -> None:
+    model, image = object_model(), data / "image.zarr"
+    pixels = smooth((40, 50))
+    root = zarr.open_group(str(image), mode="w", attributes={"ome": {"multiscales": []}})
+    root.create_array("0", data=pixels)
+    root.create_group("scratch")  # somebody's
+    for objects in (True, False, True):
+        events = predict_files(
+            model,
+            {"image": image},
+            Saving(None, FORMATS["zarr"], overwrite=True, objects=objects),
+            PredictSettings(threads=1),
+            open_image=lambda path: Stack(zarr.open_array(str(path / "0"), mode="r"), "YX"),
+        )
+        (done,) = [e for e in events if isinstance(e, FileDone)]
+        assert done.status == "done", done.error
+        np.testing.assert_array_equal(mask_of(image)[...], predict(model, pixels))
+        assert (image / "labels" / "objects").exists() == objects
+    np.testing.assert_array_equal(ids_of(image), predict_objects(model, pixels))
+    assert sorted(p.name for p in image.iterdir()) == ["0", "labels", "scratch", "zarr.json"]
+    label: Any = zarr.open_group(str(image / "labels" / "objects"), mode="r").attrs["ome"]
+    assert label["image-label"]["source"] == {"image": "../../"}
+
+
+def test_a_table_of_objects_has_a_row_for_each_number(data: Path, nuclei: Model) -> None:
+    events = predict_files(
+        nuclei,
+        {"n": data / "images" / "n.tif"},
+        Saving(data / "out"),
+        PredictSettings(threads=1),
+        open_image=open_stack,
+        optional=OptionalOutputs(measure=".csv", count=True),
+    )
+    (done,) = [e for e in events if isinstance(e, FileDone)]
+    ids = open_stack(data / "out" / "n.tif").data[...]
+    with (data / "out" / "n_objects.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["object"]) for r in rows] == list(range(1, int(np.max(ids)) + 1))
+    assert done.objects == {1: len(rows)}
+    assert done.voxels[1] >= (np.asarray(ids) > 0).sum()

@@ -75,6 +75,8 @@ class BatchJob(_Strict):
     missing_planes: MissingPlanes = MissingPlanes.REFUSE
     measure: Literal["csv", "parquet"] | None = None
     """A table of the objects beside each mask."""
+    objects: bool = True
+    """Number the objects, with a model whose structures consist of them."""
     overwrite: bool = False
     """Replace masks that are there; otherwise their images are left out."""
 
@@ -83,7 +85,7 @@ class BatchJob(_Strict):
         """Output format and place of the masks."""
         usual = "tiff" if self.output is not None else "zarr"
         chosen = FORMATS[self.format or usual]
-        return Saving(self.output, chosen, self.probabilities, self.overwrite)
+        return Saving(self.output, chosen, self.probabilities, self.overwrite, self.objects)
 
     @property
     def optional(self) -> OptionalOutputs:

@@ -1,9 +1,9 @@
 """Objects of an output of any size, chunk by chunk: basins, their seams, then their numbers.
 
 Each stage can be done for any chunk in any order once the stage before is done for all, by several
-processes too; a chunk is done when its file exists. What is kept between stages lies in ``scratch``
-in the store: the object maps, the basins of each chunk, and tables of hills and saddles. Only the
-tables are in memory at once, when the objects are numbered.
+processes too; a chunk is done when its file exists. What is kept between stages lies in a hidden
+group of the store: the object maps, the basins of each chunk, and tables of hills and saddles. Only
+the tables are in memory at once, when the objects are numbered.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 NAME = "objects"
 """Of the labels."""
-SCRATCH = "scratch"
-"""Group of what is deleted when the objects are numbered."""
+SCRATCH = ".objects.unetseg"
+"""Hidden group of what is deleted when the objects are numbered."""
 
 
 class ObjectLabels:
@@ -163,6 +162,9 @@ def remove_objects(root: zarr.Group) -> None:
     """Delete the objects of another plan that this program made, and what was kept for them."""
     labels = root.get("labels")
     if isinstance(labels, zarr.Group) and NAME in labels and OURS in labels[NAME].attrs:
+        ome: Any = labels.attrs.get("ome", {})
+        names = [name for name in ome.get("labels", []) if name != NAME]
+        labels.update_attributes({"ome": {**ome, "labels": names}})
         del labels[NAME]
-    with suppress(KeyError):
+    if SCRATCH in root:
         del root[SCRATCH]
