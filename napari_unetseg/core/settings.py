@@ -235,9 +235,11 @@ class ObjectSettings(_Settings):
     """Standard deviation of the Gaussian that smooths the maps, in voxels of Y and X."""
     smallest: int = Field(0, ge=0)
     """Objects of fewer voxels are left out."""
+    shape: float = Field(0.0, ge=0, le=1)
+    """Weight of the shape of the mask, whose necks part objects, beside that of the object maps."""
     radius: float | None = Field(None, gt=0, le=256)
-    """Where objects are split at necks: the depth of most of them, in voxels of Y and X. By default
-    that of the mask."""
+    """Where the shape of the mask counts: the depth of most objects, in voxels of Y and X. By
+    default that of the mask."""
 
 
 class PredictSettings(_Settings):

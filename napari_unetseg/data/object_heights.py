@@ -112,7 +112,41 @@ class NeckHeights:
         return np.asarray(distance_transform_edt(filled, sampling=self.spacing))
 
 
-Heights = MapHeights | NeckHeights
+@dataclass(frozen=True, slots=True)
+class MixedHeights:
+    """The weighted geometric mean of heights of object maps and of the mask's shape."""
+
+    learned: MapHeights
+    shape: NeckHeights
+    weight: float
+    """Of the shape, 0 to 1."""
+    maps: bool = True
+
+    @property
+    def prominence(self) -> int:
+        """As of `MapHeights`."""
+        return self.learned.prominence
+
+    @property
+    def smallest(self) -> int:
+        """As of `MapHeights`."""
+        return self.learned.smallest
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """As of `MapHeights`."""
+        return tuple(map(max, self.learned.halo, self.shape.halo))
+
+    def of(self, mask: np.ndarray, maps: np.ndarray | None) -> np.ndarray:
+        """As of `MapHeights`."""
+        learned, shape = self.learned.of(mask, maps), self.shape.of(mask, None)
+        inside = learned > OUTSIDE
+        one, other = (np.maximum(h, 0).astype(np.float32) for h in (learned, shape))
+        mean = one ** np.float32(1 - self.weight) * other ** np.float32(self.weight)
+        return np.where(inside, np.rint(mean), OUTSIDE).astype(np.int16)
+
+
+Heights = MapHeights | NeckHeights | MixedHeights
 """How heights follow from a mask and its object maps."""
 
 
@@ -144,10 +178,12 @@ def heights_of(
     sigma = tuple(used.smoothing * finest / s for s in spacing)
     numbers = tuple(sorted(structures))
     prominence = max(1, round(used.prominence * LEVELS))
-    if maps and settings is not None:
-        return MapHeights(numbers, sigma, prominence, used.smallest)
+    learned = MapHeights(numbers, sigma, prominence, used.smallest)
+    if maps and settings is not None and not used.shape:
+        return learned
     radius = used.radius * finest if used.radius else usual_radius(mask, numbers, spacing)
-    return NeckHeights(numbers, sigma, prominence, used.smallest, radius, tuple(spacing))
+    shape = NeckHeights(numbers, sigma, prominence, used.smallest, radius, tuple(spacing))
+    return MixedHeights(learned, shape, used.shape) if maps and settings is not None else shape
 
 
 def usual_radius(mask: Any, structures: Sequence[int], spacing: Sequence[float]) -> float:

@@ -19,10 +19,12 @@ from napari_unetseg.models.unet import probabilities
 
 if TYPE_CHECKING:
     from napari_unetseg.data.validation_split import LabelledPlane
+    from napari_unetseg.models.model import Model
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.trainer import Trainer, Weights
 
-PROMINENCES, SMOOTHINGS = (0.08, 0.12, 0.16, 0.2, 0.25, 0.3), (0.5, 1.0, 2.0)
+SHAPES, SMOOTHINGS = (0.0, 0.5), (1.0, 2.0)
+PROMINENCES = (0.06, 0.1, 0.15, 0.2, 0.3)
 """What is searched."""
 MOST_VOXELS = 2**19
 """Most voxels of the windows in which it is searched."""
@@ -59,6 +61,8 @@ class ObjectSearch:
         """The settings and the reason in a few words."""
         chosen = self.settings
         value = f"prominence {chosen.prominence:g}, smoothing {chosen.smoothing:g}"
+        if chosen.shape:
+            value += f", shape {chosen.shape:g}"
         if chosen.smallest:
             value += f", at least {chosen.smallest} voxels"
         kind = "held-out" if self.held_out else "known"
@@ -95,8 +99,15 @@ def search_object_settings(trainer: Trainer, weights: Weights) -> ObjectSearch |
     smallest = int(SMALLEST * np.percentile(sizes, 5)) if len(sizes) else 0
     structures = trainer.data.classes.objects
     best, most = None, -math.inf
-    for prominence, smoothing in product(PROMINENCES, SMOOTHINGS):
-        settings = ObjectSettings(prominence=prominence, smoothing=smoothing, smallest=smallest)
+    radius = _usual_depth(windows)
+    for shape, smoothing, prominence in product(SHAPES, SMOOTHINGS, PROMINENCES):
+        settings = ObjectSettings(
+            prominence=prominence,
+            smoothing=smoothing,
+            smallest=smallest,
+            shape=shape,
+            radius=radius,
+        )
         counts = _count(windows, settings, structures, held_out=held_out)
         score = counts.precision_at(0.5) + counts.precision_at(0.75)
         if score > most or best is None:
@@ -148,6 +159,37 @@ def _mostly(objects: np.ndarray, where: np.ndarray) -> np.ndarray:
 def _sizes(objects: np.ndarray) -> np.ndarray:
     """Voxels of each object."""
     return np.unique(objects[objects > 0], return_counts=True)[1]
+
+
+def _usual_depth(windows: Sequence[_Window]) -> float | None:
+    """The depth of most known objects in voxels of Y and X, from their areas or volumes; or None.
+
+    That of a disk, or of a ball, of the median size.
+    """
+    sizes = np.concatenate([_sizes(w.objects) for w in windows]) if windows else np.zeros(0)
+    if not len(sizes):
+        return None
+    window = windows[0]
+    finest = min(window.spacing[-2:])
+    volume = float(np.median(sizes)) * math.prod(s / finest for s in window.spacing)
+    dims = len(window.spacing)
+    radius = math.sqrt(volume / math.pi) if dims == 2 else (volume * 3 / (4 * math.pi)) ** (1 / 3)
+    return min(max(round(radius, 1), 1.0), 256.0)
+
+
+def settings_of(
+    trainer: Trainer, search: ObjectSearch | None, init: Model | None
+) -> ObjectSettings | None:
+    """How a training's models find objects: as searched, as the initial model, or by default.
+
+    None where the network has no object maps, or no whole object is known.
+    """
+    if not trainer.learns_maps:
+        return None
+    if search is not None:
+        return search.settings
+    earlier = init.object_settings if init else None
+    return earlier or (ObjectSettings() if trainer.data.has_objects else None)
 
 
 def _count(

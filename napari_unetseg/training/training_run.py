@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.errors import TrainingError, UserError
 from napari_unetseg.core.events import Event, Notice
-from napari_unetseg.core.settings import ObjectSettings
 from napari_unetseg.models.model import Model
 from napari_unetseg.models.training_record import (
     AutoSetting,
@@ -33,7 +32,7 @@ from napari_unetseg.training.auto_settings import describe_auto_settings
 from napari_unetseg.training.checkpoint import Checkpoints, identity
 from napari_unetseg.training.head_refit import HeadRefit
 from napari_unetseg.training.initial_fit import fit_head
-from napari_unetseg.training.object_search import ObjectSearch, search_object_settings
+from napari_unetseg.training.object_search import ObjectSearch, search_object_settings, settings_of
 from napari_unetseg.training.trainer import NotFiniteError, Trainer, Weights
 from napari_unetseg.training.training_events import (
     AnnotationsUpdated,
@@ -41,7 +40,6 @@ from napari_unetseg.training.training_events import (
     ModelUpdated,
     Outcome,
     SetAside,
-    TrainingPrepared,
 )
 from napari_unetseg.training.training_setup import (
     FAILED_AT_ONCE,
@@ -54,6 +52,7 @@ from napari_unetseg.training.training_setup import (
     describe_fall,
     describe_nothing_to_distill,
     plan_and_weights,
+    prepared_event,
     read_dataset,
 )
 from napari_unetseg.training.training_state import Checkpoint, TrainingState
@@ -163,7 +162,7 @@ class TrainingRun:
         if self.settings.freeze_encoder and not self.trainer.frozen:
             yield Notice(NOTHING_TO_FREEZE)
         yield from map(Notice, describe_dataset(self.data, self.init))
-        yield self.prepared()
+        yield prepared_event(self.trainer, self.plan, self.device_name, self.choices())
         if self.resumed:
             yield from self.resume()
             return
@@ -186,23 +185,6 @@ class TrainingRun:
         )
         if state.newest is not None:
             yield self._updated(Checkpoint(self.trainer.weights(), state.steps), urgent=True)
-
-    def prepared(self) -> TrainingPrepared:
-        """The event before the first step."""
-        data, plan = self.data, self.plan
-        return TrainingPrepared(
-            steps=plan.steps,
-            epoch_steps=plan.epoch_steps,
-            samples=plan.epoch_steps * plan.batch,
-            train_voxels=data.train_voxels,
-            validation_voxels=data.validation_voxels,
-            blocks=len(data.validation_blocks()),
-            device=self.device_name,
-            parameters=self.trainer.network.parameter_count,
-            patch=plan.patch,
-            batch=plan.batch,
-            choices=self.choices(),
-        )
 
     def choices(self) -> tuple[AutoSetting, ...]:
         """Automatically chosen settings, with reasons."""
@@ -416,26 +398,12 @@ class TrainingRun:
             newest = self.state.newest = self.state.validated(self.trainer, newest.weights)
         if best is not None and 0 < best.step < newest.step and self.data.validated:
             yield ModelSetAside(self.model("best score", best), SetAside.BEST, best.step)
-        self._search_objects(newest)
+        self.object_search = unless_out_of_memory(
+            self.device, lambda: search_object_settings(self.trainer, newest.weights)
+        )
         done = self.state.done()
         yield done
         return self.model(done.reason, newest)
-
-    @property
-    def _object_settings(self) -> ObjectSettings | None:
-        """How objects are found; before the search as in the initial model, or by default."""
-        if not self.trainer.learns_maps:
-            return None
-        if self.object_search is not None:
-            return self.object_search.settings
-        earlier = self.init.object_settings if self.init else None
-        return earlier or (ObjectSettings() if self.data.has_objects else None)
-
-    def _search_objects(self, checkpoint: Checkpoint) -> None:
-        """Choose how objects are found, by the weights that are kept."""
-        self.object_search = unless_out_of_memory(
-            self.device, lambda: search_object_settings(self.trainer, checkpoint.weights)
-        )
 
     def model(self, reason: str, checkpoint: Checkpoint) -> Model:
         """The weights of a checkpoint as a model, with the training's record."""
@@ -468,6 +436,6 @@ class TrainingRun:
             spacing=spacing,
             units=units,
             spacing_range=spacing_range,
-            object_settings=self._object_settings,
+            object_settings=settings_of(self.trainer, self.object_search, self.init),
             history=(*(remembered(self.init.history) if self.init else ()), record),
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from napari_unetseg.data.dataset import TrainingDataset
 from napari_unetseg.models import transfer
 from napari_unetseg.models.voxel_sizes import why_other_sizes
+from napari_unetseg.training.training_events import TrainingPrepared
 from napari_unetseg.training.training_plan import TrainingPlan, make_plan
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from napari_unetseg.core.settings import TrainSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
+    from napari_unetseg.models.training_record import AutoSetting
     from napari_unetseg.runtime.distributed import ProcessGroup
+    from napari_unetseg.training.trainer import Trainer
     from napari_unetseg.training.training_state import Checkpoint
 
 STOPPED_AT_ONCE = "Training was stopped before its first step; nothing was learned yet."
@@ -112,6 +115,26 @@ def plan_and_weights(
     net = transfer.net_after(init, data.dims, len(channels), classes.out_channels, object_maps=maps)
     plan = make_plan(data, settings, device, net, group.world.size)
     return plan, *transfer.adapt(init, plan.net, classes, channels)
+
+
+def prepared_event(
+    trainer: Trainer, plan: TrainingPlan, device: str, choices: tuple[AutoSetting, ...]
+) -> TrainingPrepared:
+    """The event before the first step, on the device of that name."""
+    data = trainer.data
+    return TrainingPrepared(
+        steps=plan.steps,
+        epoch_steps=plan.epoch_steps,
+        samples=plan.epoch_steps * plan.batch,
+        train_voxels=data.train_voxels,
+        validation_voxels=data.validation_voxels,
+        blocks=len(data.validation_blocks()),
+        device=device,
+        parameters=trainer.network.parameter_count,
+        patch=plan.patch,
+        batch=plan.batch,
+        choices=choices,
+    )
 
 
 def channels_of(init: Model | None, image: Stack) -> tuple[str, ...]:
