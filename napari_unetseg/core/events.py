@@ -74,16 +74,6 @@ class TilePredicted(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectsFound(Event):
-    """The objects of a plane or volume, after its last tile."""
-
-    plane: tuple[int, ...]
-    """Index along each leading axis."""
-    ids: np.ndarray
-    """Numbers of the objects from 1 on, 0 elsewhere, int32, of the spatial shape."""
-
-
-@dataclass(frozen=True, slots=True)
 class ChunkPredicted(Event):
     """A chunk of a prediction was stored; ``done`` of ``total`` include those stored earlier."""
 

@@ -255,8 +255,6 @@ class PredictSettings(_Settings):
     """Return the probabilities of the classes too."""
     object_maps: bool = False
     """Return the object maps too, of a model that has them."""
-    objects: bool = False
-    """Number the objects of each plane or volume, if structures of the model consist of them."""
     match_spacing: MatchSpacing = False
     """Predict at the voxel size that the model was trained at: the image is resampled to it, and
     the probabilities back, so that the mask has the image's grid. An image is refused where a

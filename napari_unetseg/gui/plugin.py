@@ -19,7 +19,6 @@ from napari_unetseg.gui.features.label_counts import LabelCounts
 from napari_unetseg.gui.features.live_prediction import LivePrediction
 from napari_unetseg.gui.features.model_history import ModelHistory
 from napari_unetseg.gui.features.next_region import NextRegion
-from napari_unetseg.gui.features.objects import Objects
 from napari_unetseg.gui.features.postprocess import Postprocess
 from napari_unetseg.gui.features.prediction import MaskPrediction
 from napari_unetseg.gui.features.project_autosave import ProjectAutosave
@@ -37,7 +36,6 @@ from napari_unetseg.gui.features.voxel_size import VoxelSize
 from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
 from napari_unetseg.gui.services.annotations import Annotations
 from napari_unetseg.gui.services.checked_places import CheckedPlaces
-from napari_unetseg.gui.services.finished_objects import FinishedObjects
 from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
@@ -103,9 +101,6 @@ class Plugin:
         )
         self.store = ProjectStore(viewer, session, self.annotations, self.masks, runner)
         self.checked = CheckedPlaces(self.store)
-        self.finished = FinishedObjects(
-            self.annotations, self.undo, events, self.masks.show_corrections
-        )
         self.feed = AnnotationFeed(
             session, self.annotations, self.checked, self.alignment, self.jobs, runner, events
         )
@@ -118,7 +113,6 @@ class Plugin:
         jobs, sources, masks, models = self.jobs, self.sources, self.masks, self.models
         annotations, undo, alignment = self.annotations, self.undo, self.alignment
         self.training_mask = TrainingMask(viewer, session, sources, masks, models, events)
-        self.objects = Objects(viewer, session, annotations, masks, models, self.finished, events)
         self.prediction = MaskPrediction(viewer, session, jobs, sources, models, masks, events)
         self.training = Training(
             session,
@@ -187,7 +181,6 @@ class Plugin:
             "next": self.next_region.next_region,
             "accept_object": self.review.accept_object,
             "accept_plane": self.review.accept_plane,
-            "new_object": self.objects.paint_new,
             "undo": self.undo.undo,
             "brush_background": partial(self.structures.choose_brush, BACKGROUND_LABEL),
         }

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_unetseg.core.architectures import ARCHITECTURES
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import Event, Notice, ObjectsFound, TilePredicted, pass_on
+from napari_unetseg.core.events import Event, Notice, TilePredicted, pass_on
 from napari_unetseg.core.image_stack import Normalization, Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import most_probable
@@ -58,11 +58,9 @@ class _Engine(Predictor):
         settings: PredictSettings,
         resampling: Resampling | None,
     ) -> None:
-        numbered = settings.objects and model.object_settings is not None
-        super().__init__(model, settings.device, maps=settings.object_maps or numbered)
+        super().__init__(model, settings.device, maps=settings.object_maps)
         self.shape = shape if resampling is None else resampling.resampled
         self.resampling = resampling
-        self.numbers_objects = settings.objects and bool(model.classes.objects)
         self.plan(settings.tile or EDGE[model.dims])
 
     def plan(self, edge: int) -> None:
@@ -128,28 +126,6 @@ class _Engine(Predictor):
         )
 
 
-class _PlaneObjects:
-    """Mask and object maps of a plane or volume, until its objects are numbered."""
-
-    def __init__(self, engine: _Engine, stack: Stack) -> None:
-        self._model, self._spacing = engine.model, stack.spatial_spacing(engine.model.dims)
-        shape = stack.spatial_shape(engine.model.dims)
-        self._mask = np.zeros(shape, np.uint8)
-        self._maps = np.zeros((2, *shape), np.float32) if engine.maps else None
-
-    def add(self, region: tiling.Region, mask: np.ndarray, maps: np.ndarray | None) -> None:
-        self._mask[region] = mask
-        if self._maps is not None and maps is not None:
-            self._maps[(slice(None), *region)] = maps
-
-    def number(self, plane: tuple[int, ...]) -> ObjectsFound:
-        model = self._model
-        ids = find_objects(
-            self._mask, self._maps, model.classes.objects, model.object_settings, self._spacing
-        )
-        return ObjectsFound(plane, ids)
-
-
 def predict_events(
     model: Model,
     stack: Stack,
@@ -179,8 +155,7 @@ def predict_events(
     Yields
     ------
     Event
-        `Notice` sentences, a `TilePredicted` for each tile, and with objects an `ObjectsFound`
-        after the last tile of each plane or volume.
+        `Notice` sentences, and a `TilePredicted` for each tile.
 
     Raises
     ------
@@ -243,23 +218,16 @@ def _predict_plane(
 
     number, planes = place
     while True:
-        plane_so_far = _PlaneObjects(engine, stack) if engine.numbers_objects else None
         try:
             for done, (region, found) in enumerate(engine.walk(read, seen), 1):
                 probs, maps = engine.split(found)
                 mask = engine.model.classes.decode(most_probable(probs))
                 kept = probs if settings.probabilities else None
-                if plane_so_far is not None:
-                    plane_so_far.add(region, mask, maps)
-                if not settings.object_maps:
-                    maps = None
                 total = planes * engine.count
                 step = number * engine.count + done
                 yield TilePredicted(plane, region, mask, kept, step, total, maps)
                 if control.stopped:
                     return
-            if plane_so_far is not None:
-                yield plane_so_far.number(plane)
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -256,7 +256,7 @@ def mask_of(
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.predict import predict_events
 
-    settings = PredictSettings(device=device, match_spacing=view.match_spacing, objects=True)
+    settings = PredictSettings(device=device, match_spacing=view.match_spacing)
     return predict_events(
         model,
         view.stack,

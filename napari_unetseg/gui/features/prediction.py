@@ -68,7 +68,7 @@ class MaskPrediction:
             planes = nearest_first(stack, model.dims, here) if whole else [here]
             self._target = self._masks.open(image, model.id, model.classes.structures)
             settings = PredictSettings(
-                device=session.settings.device, match_spacing=session.match_spacing, objects=True
+                device=session.settings.device, match_spacing=session.match_spacing
             )
             work = RunOn(PredictTask(model, stack, planes, settings), session.computer)
             done = partial(self._on_done, None if trained else session.message)

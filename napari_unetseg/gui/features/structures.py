@@ -63,13 +63,6 @@ class Structures:
         if source is not None and source.labels is not None:
             self.choose_brush(free)
 
-    def make_objects(self, number: int, objects: bool) -> None:
-        """Say whether a structure consists of objects; a training that starts then learns it."""
-        self._session.structures = tuple(
-            replace(s, objects=objects) if s.number == number else s
-            for s in self._session.structures
-        )
-
     def rename(self, number: int, name: str) -> None:
         """Rename a structure."""
         self._session.structures = tuple(

@@ -55,8 +55,6 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
-from napari_unetseg.gui.layers.object_gestures import Gestures
-from napari_unetseg.gui.layers.objects_layer import ObjectsLayer
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
@@ -76,8 +74,6 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
-    "Gestures",
-    "ObjectsLayer",
     "PlaceFrame",
     "PredictionLayer",
     "RegionMask",

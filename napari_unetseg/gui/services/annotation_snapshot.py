@@ -71,7 +71,7 @@ class Snapshot:
             newer,
         )
         self._corrections: SparseArray | None = None
-        self._trained: tuple[Any, SparseArray | None, SparseArray | None] = (labels, None, None)
+        self._trained: tuple[Any, SparseArray | None] = (labels, None)
         self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
@@ -83,16 +83,10 @@ class Snapshot:
     def pair(self) -> AnnotatedImage:
         """The annotated image."""
         self.settle()
-        labels, corrections, objects = self._trained
+        labels, corrections = self._trained
         ignore = labels.ignore if isinstance(labels, HeldOutLabels) else None
         return AnnotatedImage(
-            self._stack,
-            labels,
-            self.kind,
-            corrections,
-            ignore,
-            newer=self._newer,
-            objects=objects,
+            self._stack, labels, self.kind, corrections, ignore, newer=self._newer
         )
 
     def same_as(self, other: Snapshot) -> bool:
@@ -117,13 +111,12 @@ class Snapshot:
             if self.live is not None:
                 self._take_in(*self.live)
             self._corrections = self._annotations.corrections(known)
-            labels, finished = self._labels, self._annotations.grid(LabelSource.OBJECTS)
+            labels = self._labels
             if not isinstance(labels, SparseArray):
                 labels = on_grid(labels, self._stack.grid_shape)
             self._trained = (
                 without(labels, self.kind, self._held_out),
                 without(self._corrections, LabelKind.STROKES, self._held_out),
-                without(finished if finished.cells() else None, LabelKind.STROKES, self._held_out),
             )
             self._settled = True
 

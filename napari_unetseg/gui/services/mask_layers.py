@@ -8,7 +8,6 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import Level
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from napari_unetseg.annotations.annotation_store import ImageAnnotations
-    from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.core.events import TilePredicted
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.layers import PredictionLayer
@@ -147,12 +145,6 @@ class MaskLayers:
             self._session.say(messages.NO_PREDICTION, Level.WARNING)
         else:
             napari_layers.show_or_hide(prediction.layer)
-
-    def show_corrections(self, image: Image, region: Region) -> None:
-        """Show what was corrected in a region from outside the prediction layer."""
-        prediction = self.predictions.get(image)
-        if prediction is not None and prediction.alive:
-            prediction.show(LabelSource.CORRECTIONS, region)
 
     def mark(self) -> None:
         """Save all masks for `bring_back`."""

@@ -235,13 +235,7 @@ class ProjectStore:
         return {
             "images": images,
             "structures": [
-                {
-                    "number": s.number,
-                    "name": s.name,
-                    "color": s.color,
-                    "file_value": s.file_value,
-                    "objects": s.objects,
-                }
+                {"number": s.number, "name": s.name, "color": s.color, "file_value": s.file_value}
                 for s in session.structures
             ],
             "settings": session.settings.model_dump(mode="json"),

@@ -29,7 +29,6 @@ COMMANDS = (
     Command("next", "Next place to label", "Shift+J"),
     Command("accept_object", "Accept the object under the mouse", "Shift+G"),
     Command("accept_plane", "Accept the plane on screen", "Shift+W"),
-    Command("new_object", "Paint a new object", "Shift+B"),
     Command("undo", "Undo what the plugin did (strokes: Ctrl+Z)", "Shift+U"),
     *(Command(f"brush_{n}", f"Brush of structure {n}", f"Alt+{n}") for n in range(1, BRUSHES + 1)),
     Command("brush_background", "Background brush", "Alt+0"),

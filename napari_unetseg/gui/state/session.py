@@ -184,17 +184,6 @@ class VoxelSizeMismatch:
     possible: bool
 
 
-class ObjectTool(StrEnum):
-    """What the left mouse button does to objects; each is one step of undo."""
-
-    NONE = ""
-    """It paints or moves, as napari has it."""
-    MERGE = "merge"
-    SPLIT = "split"
-    DELETE = "delete"
-    ACCEPT = "accept"
-
-
 @dataclass
 class Session:
     """The state that panels show; ``events`` has an event for each field, of the same name."""
@@ -221,10 +210,6 @@ class Session:
     """Places that were checked and are not used for training, and those still to be checked."""
     corrected: int = 0
     accepted: int = 0
-    object_tool: ObjectTool = ObjectTool.NONE
-    objects: tuple[int, int] | None = None
-    """Objects in the plane or volume on screen, and how many of them are finished; None without a
-    layer of objects."""
     undoable: str = ""
     """Text of the plugin's newest action that can be undone; empty if there is none."""
     redoable: str = ""

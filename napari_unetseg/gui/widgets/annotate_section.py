@@ -42,7 +42,6 @@ KINDS = {
     LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
     LabelKind.FULL: ("full mask", "0 is background, every other number a structure."),
     LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
-    LabelKind.FINISHED: ("some objects", "0 is not labelled, every other number one object."),
 }
 
 MOST_ROWS = 5

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetseg.core.errors import LostError, UserError
-from napari_unetseg.core.events import Event, ObjectsFound, TilePredicted
+from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
 from napari_unetseg.jobs.remote.connection import Link, failure
 from napari_unetseg.jobs.remote.event_messages import check_place, decode_event
@@ -124,7 +124,7 @@ class _Call:
     def _notice(self, event: Event) -> None:
         if isinstance(event, MaskStarted):
             self._shape = event.view.stack.grid_shape
-        elif isinstance(event, TilePredicted | ObjectsFound):
+        elif isinstance(event, TilePredicted):
             check_place(event, self._shape)
         elif isinstance(event, ModelUpdated):
             self.shown = event

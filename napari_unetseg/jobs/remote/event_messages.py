@@ -10,14 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.events import (
-    Event,
-    FlatImage,
-    Notice,
-    ObjectsFound,
-    OtherSpacing,
-    TilePredicted,
-)
+from napari_unetseg.core.events import Event, FlatImage, Notice, OtherSpacing, TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskFinished, MaskStarted, Viewport
@@ -85,10 +78,6 @@ class _Tile(_Encoded):
     total: int
 
 
-class _Objects(_Encoded):
-    plane: tuple[int, ...]
-
-
 def encode_event(event: Event, models: Recent[Model]) -> Message:
     """An event as JSON and arrays; its model, if any, is cached.
 
@@ -112,8 +101,6 @@ def encode_event(event: Event, models: Recent[Model]) -> Message:
         words["region"] = [(span.start, span.stop) for span in event.region]
         probs = [] if event.probabilities is None else [event.probabilities]
         return {"kind": kind, **words}, [event.mask, *probs]
-    if isinstance(event, ObjectsFound):
-        return {"kind": kind, "plane": event.plane}, [event.ids]
     if kind not in PLAIN:
         raise TypeError(f"{kind} does not travel")
     return {"kind": kind, **asdict(event)}, []
@@ -154,8 +141,6 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
             return MaskStarted(view, mask.model_id, mask.structures, mask.scores)
         if kind == TilePredicted.__name__:
             return _tile(_Tile.model_validate(rest), arrays)
-        if kind == ObjectsFound.__name__:
-            return _objects(_Objects.model_validate(rest), arrays[0])
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]
     except (ValidationError, UserError, LookupError, ValueError) as error:
         raise BadMessageError("an event that cannot be") from error
@@ -171,19 +156,10 @@ def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
     return TilePredicted(tile.plane, region, mask, probs, tile.done, max(tile.done, tile.total))
 
 
-def _objects(found: _Objects, ids: np.ndarray) -> ObjectsFound:
-    if ids.dtype != np.int32 or ids.ndim not in (2, 3):
-        raise ValueError("objects of another kind")
-    return ObjectsFound(found.plane, ids)
-
-
-def check_place(event: TilePredicted | ObjectsFound, shape: Sequence[int]) -> None:
-    """Raise `BadMessageError` unless a tile, or the objects of a plane, lie in a grid."""
+def check_place(event: TilePredicted, shape: Sequence[int]) -> None:
+    """Raise `BadMessageError` unless a tile lies in a grid."""
     try:
-        if isinstance(event, ObjectsFound):
-            _check(event.plane, [slice(0, n) for n in event.ids.shape], shape)
-        else:
-            _check(event.plane, event.region, shape)
+        _check(event.plane, event.region, shape)
     except ValueError as error:
         raise BadMessageError("a tile of another image") from error
 
