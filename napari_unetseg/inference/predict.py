@@ -17,7 +17,6 @@ from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import most_probable
 from napari_unetseg.core.resample import Resampling, read_scaled
 from napari_unetseg.core.settings import PredictSettings
-from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference import tiling
 from napari_unetseg.inference.predictor import (
     EDGE,
