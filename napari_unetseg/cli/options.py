@@ -53,7 +53,9 @@ class ImageFiles(BaseModel):
 
 
 Files = Annotated[ImageFiles, OptionsOf("Image files")]
-Prediction = Annotated[PredictSettings, OptionsOf("Prediction", leave_out=("probabilities",))]
+Prediction = Annotated[
+    PredictSettings, OptionsOf("Prediction", leave_out=("probabilities", "object_maps"))
+]
 
 ModelFile = Annotated[Path, Argument(metavar="MODEL", help="A model file.")]
 Images = Annotated[Path, Argument(metavar="IMAGES", help="An image or a folder.")]

@@ -45,7 +45,7 @@ def basins(block: Block) -> tuple[np.ndarray, Hills]:
     -------
     numpy.ndarray, Hills
         Numbers of the basins from 1 on, 0 outside, int32, without the rim; and the basins, number
-        1 first. One that ends in the rim is a hill whose peak is its highest voxel in the block.
+        1 first.
     """
     inner = (slice(1, -1),) * block.heights.ndim
     above = _uphill(block)
@@ -59,11 +59,27 @@ def basins(block: Block) -> tuple[np.ndarray, Hills]:
     number[tops] = np.arange(1, len(tops) + 1, dtype=np.int32)
     labels = np.zeros(block.heights.shape, np.int32)
     labels.flat[at] = number[top]
-    peaks = _peaks(block, at, number[top], tops)
-    sizes = np.bincount(number[top], minlength=len(tops) + 1)[1:]
-    pairs, low, high = _saddles(block, labels)
-    hills = Hills(peaks, sizes, _cut(block, labels, len(tops)), pairs - 1, low, high)
-    return labels[inner], hills
+    return labels[inner], hills_of(block, labels[inner])
+
+
+def hills_of(block: Block, labels: np.ndarray) -> Hills:
+    """Hills of a block's voxels, by their numbers from 1 on, without the rim.
+
+    The peak of one that goes on in the rim is its highest voxel in the block.
+    """
+    wide = np.pad(labels, 1)
+    at = np.flatnonzero(wide)
+    number = wide.ravel()[at]
+    sizes = np.bincount(number)[1:] if len(at) else np.zeros(0, np.int64)
+    heights = block.heights.ravel()[at]
+    highest = np.full(len(sizes) + 1, OUTSIDE, np.int16)
+    np.maximum.at(highest, number, heights)
+    tops = heights == highest[number]
+    peaks = np.zeros(len(sizes) + 1, np.int64)
+    peaks[number[tops]] = at[tops]  # of equal ones the last
+    pairs, low, high = _saddles(block, wide)
+    cut = _cut(block, wide, len(sizes))
+    return Hills(block.keys(peaks[1:]), sizes, cut, pairs - 1, low, high)
 
 
 def _uphill(block: Block) -> np.ndarray:
@@ -105,18 +121,6 @@ def _followed(above: np.ndarray, at: np.ndarray) -> np.ndarray:
         if np.array_equal(further, top):
             return np.asarray(top)
         top = further
-
-
-def _peaks(block: Block, at: np.ndarray, number: np.ndarray, tops: np.ndarray) -> np.ndarray:
-    """Key of the highest voxel of each basin within the block."""
-    peaks = block.keys(tops)
-    rim = np.ones(block.heights.shape, bool)
-    rim[(slice(1, -1),) * rim.ndim] = False
-    ends_there = rim.ravel()[tops]
-    peaks[ends_there] = 0
-    rest = ends_there[number - 1]
-    np.maximum.at(peaks, number[rest] - 1, block.keys(at[rest]))
-    return peaks
 
 
 def _cut(block: Block, labels: np.ndarray, count: int) -> np.ndarray:

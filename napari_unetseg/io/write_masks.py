@@ -236,8 +236,7 @@ def _mask_dtype(mask: Any, path: Path, most: int) -> np.dtype:
         highest, lowest = max(highest, int(plane.max())), min(lowest, int(plane.min()))
     if lowest < 0 or highest > most:
         raise UserError(
-            f"{path.name} can hold the numbers 0 to {most}; relabel the objects"
-            f"{', or save them as TIFF' if most < 2**16 <= highest else ''}."
+            f"{path.name} can hold the numbers 0 to {most}; relabel the objects or save as TIFF."
         )
     return next(
         d for d in map(np.dtype, ("uint8", "uint16", "uint32")) if highest <= np.iinfo(d).max

@@ -264,6 +264,8 @@ class BatchPrediction:
     def _show_mask(self, image: Image, mask: Stack) -> Any:
         model = self._session.entry.model if self._session.entry is not None else None
         structures = model.classes.structures if model else self._session.structures
+        if any(structure.objects for structure in structures):
+            structures = ()
         viewer = self._viewer
         return napari_layers.add_mask(viewer, image, mask, structures)
 

@@ -61,6 +61,8 @@ def add_mask(
 ) -> Labels:
     """Show a mask from a file over its image; read-only and lazy where it is large.
 
+    Without structures its numbers are those of objects, each with a colour of its own.
+
     Raises
     ------
     UserError
@@ -76,7 +78,8 @@ def add_mask(
         viewer.layers.remove(name)
     metadata = {"napari_unetseg": {"kind": "tidied"}}
     layer = Labels(data, name=name, metadata=metadata, **transform_over(image))
-    paint_colors(layer, structures)
+    if structures:
+        paint_colors(layer, structures)
     follow(image, layer)
     viewer.layers.insert(viewer.layers.index(image) + 1, layer)
     return layer

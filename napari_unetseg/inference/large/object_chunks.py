@@ -19,9 +19,10 @@ import numpy as np
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event
-from napari_unetseg.data.object_basins import OUTSIDE, Block, basins, saddles
+from napari_unetseg.data.object_basins import OUTSIDE, Block, basins, hills_of, saddles
 from napari_unetseg.data.object_forest import Hills, highest, numbers, united
 from napari_unetseg.data.object_heights import Heights, heights_of
+from napari_unetseg.inference.tiling import within
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 CHUNK_BITS = 32
 """Bits of a reference to a basin for its number in its chunk; the higher ones are the chunk's."""
+OVERLAP = {2: 16, 3: 8}
+"""Voxels around a chunk in which its basins are followed and united, so that few are left over."""
 FIELDS = ("peaks", "sizes", "cut", "pairs", "low", "high")
 Each = Callable[["Stage", Heights, Sequence[int]], Iterator[Event | None]]
 """Does a stage for chunks; yields None after each, and events. A cluster, or this process."""
@@ -146,25 +149,31 @@ class ObjectChunks:
 
     def _find_basins(self, number: int) -> None:
         plane, region = self._grid.place(number)
+        around = _grown(region, (OVERLAP[len(region)],) * len(region), self._grid.spatial)
+        labels, hills = basins(self._block(plane, around))
+        now, _ = united(hills, self._how.prominence)
+        labels = np.concatenate([[0], now + 1])[labels][within(region, around)]
+        present, found = np.unique(labels, return_inverse=True)
+        labels = found.reshape(labels.shape) + (1 if len(present) and present[0] else 0)
+        hills = hills_of(self._block(plane, region), labels)
+        self._objects.write_basins(number, labels.astype(np.uint32))
+        table = {name: getattr(hills, name) for name in FIELDS}
+        _save(self._table(Stage.BASINS, number), lambda path: np.savez_compressed(path, **table))
+
+    def _block(self, plane: tuple[int, ...], region: Region) -> Block:
         wide = _grown(region, (1,) * len(region), self._grid.spatial)
         rim = [
             (1 - (r.start - w.start), 1 - (w.stop - r.stop))
             for r, w in zip(region, wide, strict=True)
         ]
         heights, mask = self._heights(plane, wide)
-        block = Block(
+        return Block(
             np.pad(heights, rim, constant_values=OUTSIDE),
             np.pad(mask, rim),
             tuple(s.start for s in region),
             self._grid.spatial,
             self._first(plane),
         )
-        labels, hills = basins(block)
-        now, hills = united(hills, self._how.prominence)
-        labels = np.concatenate([[0], now + 1]).astype(np.uint32)[labels]
-        self._objects.write_basins(number, labels)
-        table = {name: getattr(hills, name) for name in FIELDS}
-        _save(self._table(Stage.BASINS, number), lambda path: np.savez_compressed(path, **table))
 
     def _find_seams(self, number: int) -> None:
         plane, region = self._grid.place(number)
@@ -191,9 +200,7 @@ class ObjectChunks:
         heights, mask = self._heights(plane, tuple(slab))
         start = tuple(s.start + 1 for s in slab)  # it has no rim
         block = Block(heights, mask, start, self._grid.spatial, self._first(plane))
-        inner = [
-            slice(r.start - s.start, r.stop - s.start) for r, s in zip(region, slab, strict=True)
-        ]
+        inner = list(within(region, tuple(slab)))
         inner[axis] = slice(0, 1)
         one, other = _facing(heights > OUTSIDE, inner, axis)
         return saddles(block, self._references(plane, tuple(slab)), one, other)
@@ -213,9 +220,7 @@ class ObjectChunks:
         maps = None
         if self._how.maps:
             maps = np.asarray(self._objects.maps[(slice(None), *plane, *wide)])
-        inner = tuple(
-            slice(r.start - w.start, r.stop - w.start) for r, w in zip(region, wide, strict=True)
-        )
+        inner = within(region, wide)
         return self._how.of(mask, maps)[inner], mask[inner]
 
     def _references(self, plane: tuple[int, ...], region: Region) -> np.ndarray:

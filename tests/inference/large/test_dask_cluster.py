@@ -522,3 +522,25 @@ def test_workers_number_objects_as_one_process_does(
     done = [e.done for e in events if isinstance(e, ChunkPredicted)]
     assert done == [*range(1, done[-1] + 1), done[-1]], "every chunk and stage was told of"
     assert len(client.nthreads()) == 2
+
+
+@POSIX
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("after", [0.3, 0.6, 0.9])
+def test_a_worker_killed_while_objects_are_numbered_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SMALL", SMALL.model_copy(update={"tile": 40}))
+    model, image = object_model(), tmp_path / "image.npy"
+    np.save(image, smooth((130, 150)))
+    with workers_of(Where(local=2), 1) as client:
+        chunks = on_cluster(client, Opening())(image)
+        victim = next(iter(client.run(os.getpid).values()))
+        store = FolderStore(tmp_path / "out")
+        for event in predict_to_zarr(model, open_stack(image), store, SMALL, chunks=chunks):
+            if isinstance(event, ChunkPredicted) and event.done > after * event.total and victim:
+                os.kill(victim, signal.SIGKILL)
+                victim = 0
+        assert not victim
+    fill(None, model, image, tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")

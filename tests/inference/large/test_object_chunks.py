@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,20 @@ from napari_unetseg import predict_objects
 from napari_unetseg.core.events import ChunkPredicted
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.inference.large import chunk_grid
+from napari_unetseg.core.object_maps import FULL_SCALE
+from napari_unetseg.core.settings import ObjectSettings
+from napari_unetseg.inference.large import chunk_grid, object_chunks
 from napari_unetseg.inference.large.atomic_store import FolderStore
+from napari_unetseg.inference.large.chunk_task import Predicted
 from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
+from napari_unetseg.inference.object_ids import find_objects
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_unetseg.core.events import Event
     from napari_unetseg.core.settings import PredictSettings
+    from napari_unetseg.inference.large.output import Output
     from napari_unetseg.models.model import Model
 
 TILE = {2: 32, 3: 16}
@@ -141,3 +150,36 @@ def test_after_kills_at_any_moment_the_same_bytes_are_there(tmp_path: Path) -> N
                 break
     assert kills > 3
     assert tree(out) == tree(tmp_path / "at once")
+
+
+@pytest.mark.parametrize("overlap", [1, 16])
+@pytest.mark.parametrize("seed", range(6))
+def test_any_mask_and_maps_give_the_same_numbers_in_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, overlap: int
+) -> None:
+    """Noise of few levels: plateaus, ties and hills across every border, in two structures."""
+    rng = np.random.default_rng(seed)
+    shape = (61, 50) if seed % 2 else (23, 19, 25)
+    dims = len(shape)
+    mask = rng.choice([0, 1, 2], shape, p=(0.2, 0.6, 0.2)).astype(np.uint8)
+    levels = int(rng.integers(2, 60))
+    maps = (rng.integers(0, levels, (2, *shape)) * (254 // (levels - 1))).astype(np.uint8)
+    how = ObjectSettings(
+        prominence=rng.choice([0.0, 0.1, 0.4]), smoothing=rng.choice([0.0, 0.6]), smallest=2
+    )
+    model = replace(object_model(dims, numbers=(1, 2), objects=(1, 2)), object_settings=how)
+    monkeypatch.setattr(chunk_grid, "CHUNK", {2: 8, 3: 8})
+    monkeypatch.setattr(object_chunks, "OVERLAP", {2: overlap, 3: overlap})
+
+    def given(output: Output, _: Any, __: Any, control: JobControl) -> Iterator[Event]:
+        for number in range(len(output.plan.grid)):
+            place = output.plan.grid.place(number)[1]
+            output.write(number, Predicted(mask[place], None, None, maps[(slice(None), *place)]))
+        yield from object_chunks.number_objects(output, control)
+
+    stack = Stack(np.zeros(shape, np.float32), "ZYX"[-dims:])
+    settings = SMALL.model_copy(update={"tile": 8})
+    stream(model, stack, tmp_path, settings=settings, chunks=given)
+    whole = find_objects(mask, maps.astype(np.float32) / FULL_SCALE, [1, 2], how, (1.0,) * dims)
+    np.testing.assert_array_equal(ids_of(tmp_path), whole)
+    assert whole.max() > 3
