@@ -113,3 +113,13 @@ def test_the_command_shows_and_writes_the_scores_of_objects(
     assert "objects" not in json.loads(
         run("evaluate", *files[:2], files[2], "--threshold", 0, "--json", "-").out
     )
+
+
+def test_info_says_how_objects_are_found(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = runner(capsys)("info", model.save(tmp_path / "model")).out
+    (line,) = (row for row in said.splitlines() if row.startswith("objects "))
+    assert "1 cell" in line
+    assert model.object_settings is not None
+    assert f"prominence {model.object_settings.prominence:g}" in line
