@@ -25,6 +25,7 @@ from napari_unetseg.training.training_events import (
 
 if TYPE_CHECKING:
     from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.object_metrics import ObjectCounts
 
 PLAIN_SECONDS = 5.0
 """Least seconds between progress lines without a terminal."""
@@ -215,6 +216,24 @@ def score_table(scores: Scores) -> Table:
     ):
         table.add_row(str(number), name, _share(dice), _share(iou))
     table.add_row("", "mean", _share(scores.mean_dice), _share(scores.mean_iou), style="bold")
+    return table
+
+
+def object_table(counts: ObjectCounts) -> Table:
+    """Average precision, panoptic quality and mistakes of objects."""
+    table = Table(
+        *("objects", "AP 0.5", "AP 0.75", "AP 0.5:0.95", "PQ", "splits", "merges"),
+        box=None,
+        pad_edge=False,
+    )
+    scores = (
+        counts.precision_at(0.5),
+        counts.precision_at(0.75),
+        counts.mean_precision,
+        counts.panoptic_quality,
+    )
+    numbers = f"{counts.predicted} of {counts.true}"
+    table.add_row(numbers, *map(_share, scores), str(counts.split), str(counts.merged))
     return table
 
 

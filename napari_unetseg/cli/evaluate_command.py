@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from typer import Argument, Option
 from napari_unetseg.cli.console import (
     Meter,
     json_text,
+    object_table,
     score_table,
     show_table,
     tell,
@@ -23,7 +25,6 @@ from napari_unetseg.cli.options import (
     Files,
     Ignore,
     Images,
-    MaskKind,
     ModelFile,
     Prediction,
     Threshold,
@@ -39,12 +40,20 @@ from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.metrics import Scores
+    from napari_unetseg.core.object_metrics import ObjectCounts
     from napari_unetseg.core.settings import PredictSettings
-    from napari_unetseg.inference.evaluate import Evaluation
+    from napari_unetseg.inference.evaluate import Evaluation, ImageScores
     from napari_unetseg.models.model import Model
 
 SCHEMA = "napari-unetseg/evaluation/1"
+
+
+class TruthKind(StrEnum):
+    """Kinds of ground truth."""
+
+    FULL = "full"
+    INSTANCES = "instances"
+    FINISHED = "finished"
 
 
 @with_settings
@@ -57,8 +66,13 @@ def evaluate(
     settings: Prediction,
     files: Files,
     kind: Annotated[
-        MaskKind, Option("--labels", help=f"{FULL_HELP}{INSTANCES_HELP}; the foreground is scored.")
-    ] = MaskKind.FULL,
+        TruthKind,
+        Option(
+            "--labels",
+            help=f"{FULL_HELP}{INSTANCES_HELP}; finished: the same, but 0 is not labelled. Of "
+            "both, the foreground and the model's objects are scored.",
+        ),
+    ] = TruthKind.FULL,
     ignore: Ignore = None,
     threshold: Threshold = None,
     json_file: Annotated[
@@ -68,7 +82,8 @@ def evaluate(
     """Predict IMAGES with MODEL and compare them with MASKS.
 
     Dice and IoU of each structure are computed over the voxels of all images together; the means
-    are over structures.
+    are over structures. Objects are matched one to one: AP is TP / (TP + FP + FN) at an IoU, PQ
+    the panoptic quality.
     """
     label_kind = LabelKind(kind)
     check_threshold(threshold, label_kind)
@@ -102,6 +117,8 @@ def _evaluate(
         write(json_text(facts))
         return
     show_table(score_table(result.scores))
+    if result.objects is not None:
+        show_table(object_table(result.objects))
     tell(f"On {result.scores.voxels:,} voxels of {count(len(result.images), 'image')}.")
     if json_file is not None:
         with atomic_path(json_file) as temporary:
@@ -115,14 +132,15 @@ def _evaluation_facts(
         "schema": SCHEMA,
         "model": {"file": model_file.name, "id": model.id},
         "labels": kind.value,
-        **_score_facts(result.scores),
-        "images": [{"name": i.name, **_score_facts(i.scores)} for i in result.images],
+        **_score_facts(result),
+        "images": [{"name": i.name, **_score_facts(i)} for i in result.images],
     }
 
 
-def _score_facts(scores: Scores) -> dict[str, Any]:
+def _score_facts(result: Evaluation | ImageScores) -> dict[str, Any]:
+    scores = result.scores
     rows = zip(scores.numbers, scores.names, scores.dice, scores.iou, strict=True)
-    return {
+    facts = {
         "structures": [
             {"number": number, "name": name, "dice": dice, "iou": iou}
             for number, name, dice, iou in rows
@@ -130,4 +148,18 @@ def _score_facts(scores: Scores) -> dict[str, Any]:
         "mean_dice": scores.mean_dice,
         "mean_iou": scores.mean_iou,
         "voxels": scores.voxels,
+    }
+    return facts if result.objects is None else {**facts, "objects": _object_facts(result.objects)}
+
+
+def _object_facts(counts: ObjectCounts) -> dict[str, Any]:
+    return {
+        "ap50": counts.precision_at(0.5),
+        "ap75": counts.precision_at(0.75),
+        "ap50_95": counts.mean_precision,
+        "pq": counts.panoptic_quality,
+        "splits": counts.split,
+        "merges": counts.merged,
+        "true": counts.true,
+        "predicted": counts.predicted,
     }

@@ -64,6 +64,7 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         ("parameters", f"{facts['parameters']:,}"),
         ("receptive field", " × ".join(map(str, facts["receptive_field"])) + " voxels"),
         ("structures", ", ".join(structures) + " (no background)" * (not classes.background)),
+        *([("objects", _objects(model))] if classes.objects else []),
         ("channels", ", ".join(model.channels)),
         ("voxel", ", ".join(f"{axis} {size} {unit}" for axis, size, unit in sizes)),
     ]
@@ -76,6 +77,18 @@ def _model_rows(model: Model, facts: Mapping[str, Any]) -> list[tuple[str, str]]
         rows.append(("trained", f"{record.date}, {score}. {record.reason}"))
         rows.append(("on", ", ".join(names[:5]) + more))
     return rows
+
+
+def _objects(model: Model) -> str:
+    """Which structures consist of objects, and how these are found."""
+    named = ", ".join(f"{s.number} {s.name}" for s in model.classes.structures if s.objects)
+    chosen = model.object_settings
+    if chosen is None:
+        return f"{named}; split at necks of the mask"
+    values = ", ".join(
+        f"{name} {value:g}" for name, value in chosen.model_dump(exclude_none=True).items()
+    )
+    return f"{named}; found by object maps ({values})"
 
 
 # -- images ----------------------------------------------------------------------------------------

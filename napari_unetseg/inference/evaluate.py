@@ -1,4 +1,4 @@
-"""Evaluation of predictions against ground truth, over the pooled voxels of all images."""
+"""Evaluation of predictions against ground truth, over pooled voxels and pooled objects."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ from napari_unetseg.core.events import Event, Notice, TilePredicted, finish, pas
 from napari_unetseg.core.label_checks import LabelValues, notes_of
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, Structure
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
+from napari_unetseg.core.object_metrics import ObjectCounts, count_objects
+from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.data.annotated_image import values_of
+from napari_unetseg.inference.object_ids import find_objects
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.voxel_sizes import fit_spacing
 
 if TYPE_CHECKING:
     from napari_unetseg.core.job_control import JobControl
-    from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
+
+OF_OBJECTS = frozenset({LabelKind.INSTANCES, LabelKind.FINISHED})
+"""Kinds of masks whose numbers are objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """The scores of one image."""
+    """The scores of one image; those of its objects where they are known."""
 
     name: str
     scores: Scores
+    objects: ObjectCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores over the pooled voxels of all images, and those of each image."""
+    """Scores over the pooled voxels and objects of all images, and those of each image."""
 
     scores: Scores
     images: tuple[ImageScores, ...]
+    objects: ObjectCounts | None = None
 
 
 def evaluate_events(
@@ -64,11 +71,10 @@ def evaluate_events(
     yield from map(Notice, filter(None, (*notes_of(values), judge.note)))
     found = []
     for pair in pairs:
-        counts = yield from _count(model, pair, judge, settings, control)
-        found.append((pair.image.name, counts))
+        found.append((yield from _count(model, pair, judge, settings, control)))
         if control is not None and control.stopped:
             break
-    pooled = scores_of(np.sum([counts for _, counts in found], axis=0), judge.classes)
+    pooled = scores_of(np.sum([counts.voxels for counts in found], axis=0), judge.classes)
     if not pooled.voxels and control is not None and control.stopped:
         raise UserError("The evaluation was stopped before anything was scored.")
     if not pooled.voxels:
@@ -76,8 +82,12 @@ def evaluate_events(
             "The masks hold no voxel that can be scored: this model has no background class, "
             "and nothing else is labelled; give masks with the model's structures."
         )
-    images = tuple(ImageScores(name, scores_of(counts, judge.classes)) for name, counts in found)
-    return Evaluation(pooled, images)
+    images = tuple(
+        ImageScores(pair.image.name, scores_of(counts.voxels, judge.classes), counts.objects)
+        for pair, counts in zip(pairs, found, strict=False)
+    )
+    known = [counts.objects for counts in found if counts.objects is not None]
+    return Evaluation(pooled, images, sum(known, ObjectCounts()) if known else None)
 
 
 def evaluate(
@@ -91,16 +101,19 @@ def evaluate(
     """Score a model against ground truth.
 
     Dice and IoU of each structure come from the confusion matrix over the voxels of all images
-    together; their means are over the structures that occur. Masks that are ``instances`` score
-    the foreground: any structure against background. Masks of 0 and one other number are binary
-    for a model of one structure.
+    together; their means are over the structures that occur. Masks that are ``instances`` or
+    ``finished`` score the foreground: any structure against background, and, of a model with
+    structures that consist of objects, the objects: those of all images are counted together,
+    each plane or volume for itself. Where a mask of ``finished`` is 0, predicted objects are
+    neither right nor wrong. Masks of 0 and one other number are binary for a model of one
+    structure.
 
     Parameters
     ----------
     model
         A trained model.
     pairs
-        Images with masks (``full`` or ``instances``) or with strokes.
+        Images with masks (``full``, ``instances`` or ``finished``) or with strokes.
     settings, control
         As for `predict_events`. A stop leaves out the images that were not reached.
     on_event
@@ -138,9 +151,12 @@ class _Judge:
         """
         kinds = {mask.kind for mask in masks}
         only = classes.structures[0] if len(classes.structures) == 1 else None
-        if LabelKind.INSTANCES in kinds:
+        if kinds & OF_OBJECTS:
             if len(kinds) > 1:
-                raise UserError("Instances cannot be scored together with other kinds of masks.")
+                raise UserError(
+                    "Instances and finished objects cannot be scored together with other kinds of "
+                    "masks."
+                )
             name = only.name if only else "foreground"
             return cls(Classes((Structure(1, name),)), foreground=True)
         held = set[int]().union(*(mask.counts for mask in masks if mask.kind is LabelKind.FULL))
@@ -198,30 +214,62 @@ class _Judge:
         return self.classes.encode(mask, kind)
 
 
+@dataclass(slots=True)
+class _Counts:
+    """Confusion matrix of voxels, and matches of objects; None where these are not scored."""
+
+    voxels: np.ndarray
+    objects: ObjectCounts | None
+
+
 def _count(
     model: Model,
     pair: AnnotatedImage,
     judge: _Judge,
     settings: PredictSettings | None,
     control: JobControl | None,
-) -> Generator[Event, None, np.ndarray]:
-    """Confusion matrix of one image, a plane or volume in memory at a time."""
+) -> Generator[Event, None, _Counts]:
+    """Counts of one image, a plane or volume in memory at a time."""
     n = len(judge.classes.numbers)
-    counts = np.zeros((n, n), np.int64)
-    mask = np.zeros(pair.image.spatial_shape(model.dims), np.uint8)
+    scored = pair.kind in OF_OBJECTS and bool(model.classes.objects)
+    counts = _Counts(np.zeros((n, n), np.int64), ObjectCounts() if scored else None)
+    shape = pair.image.spatial_shape(model.dims)
+    mask, maps = np.zeros(shape, np.uint8), None
+    if scored and model.object_settings is not None:
+        settings = (settings or PredictSettings()).model_copy(update={"object_maps": True})
+        maps = np.zeros((2, *shape), np.float32)
     current: tuple[int, ...] | None = None
 
-    def compare(plane: tuple[int, ...]) -> np.ndarray:
+    def compare(plane: tuple[int, ...]) -> None:
         truth = judge.truth(pair, pair.labels[plane])
-        return confusion(truth.ravel(), judge.found(mask).ravel(), n)
+        counts.voxels += confusion(truth.ravel(), judge.found(mask).ravel(), n)
+        if counts.objects is not None:
+            counts.objects += _compare_objects(model, pair, plane, mask, maps)
 
     for event in predict_events(model, pair.image, settings, control=control):
         if isinstance(event, TilePredicted):
             if current is not None and event.plane != current:
-                counts += compare(current)
+                compare(current)
             current = event.plane
             mask[event.region] = event.mask
+            if maps is not None:
+                maps[(slice(None), *event.region)] = event.maps
         yield event
     if current is not None and not (control is not None and control.stopped):
-        counts += compare(current)
+        compare(current)
     return counts
+
+
+def _compare_objects(
+    model: Model,
+    pair: AnnotatedImage,
+    plane: tuple[int, ...],
+    mask: np.ndarray,
+    maps: np.ndarray | None,
+) -> ObjectCounts:
+    """Matches of the objects of one plane or volume."""
+    spacing = pair.image.spatial_spacing(model.dims)
+    found = find_objects(mask, maps, model.classes.objects, model.object_settings, spacing)
+    truth = pair.objects_at(plane)
+    assert truth is not None  # of both kinds
+    return count_objects(truth, found, partial=pair.kind is LabelKind.FINISHED)
