@@ -25,7 +25,7 @@ from napari_unetseg.inference.large import chunk_grid, object_chunks
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.chunk_task import Predicted
 from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
