@@ -68,3 +68,8 @@ def encode_maps(objects: np.ndarray, spacing: Sequence[float], *, background: bo
         here[CENTRE][inside] = np.rint(far / max(far.max(), 1e-9) * FULL_SCALE)
         here[BORDER][inside] = np.rint(depth[inside] / depth.max() * FULL_SCALE)
     return maps
+
+
+def quantized(maps: np.ndarray) -> np.ndarray:
+    """Predicted maps (0 to 1, of any shape) as uint8, 0 to `FULL_SCALE`."""
+    return np.asarray(np.rint(np.clip(maps, 0, 1) * np.float32(FULL_SCALE)), np.uint8)
