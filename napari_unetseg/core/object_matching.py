@@ -48,8 +48,8 @@ def keep_ids(new: np.ndarray, old: np.ndarray, highest: int) -> np.ndarray:
 def beside_finished(predicted: np.ndarray, finished: np.ndarray) -> np.ndarray:
     """Predicted and finished objects together.
 
-    A finished object has all its voxels; a predicted one of which it covers more than half is
-    left out.
+    A finished object has all its voxels. A predicted one is left out where finished ones cover
+    more than half of it, or one has its number: it was finished.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ def beside_finished(predicted: np.ndarray, finished: np.ndarray) -> np.ndarray:
         place = np.searchsorted(met, predicted[rest])
         hidden = np.bincount(place, covered[rest], len(met))
         gone = hidden > SHARE * np.bincount(place, minlength=len(met))
+        gone |= np.isin(met, finished[covered])
         rest[rest] = gone[place]
         out[rest & ~covered] = 0
     return out

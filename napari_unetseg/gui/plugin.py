@@ -40,6 +40,7 @@ from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
+from napari_unetseg.gui.services.object_layers import ObjectLayers
 from napari_unetseg.gui.services.place_draw import PlaceDraw
 from napari_unetseg.gui.services.places_on_screen import PlacesOnScreen
 from napari_unetseg.gui.services.project_layers import ProjectLayers
@@ -94,7 +95,8 @@ class Plugin:
         self.undo = UndoStack(session, events)
         self.annotations = Annotations(session, runner, events)
         self.sources = ImageSources(viewer, session, self.annotations, events)
-        self.masks = MaskLayers(viewer, session, self.annotations, events)
+        self.object_layers = ObjectLayers(viewer, session, self.annotations, runner, events)
+        self.masks = MaskLayers(viewer, session, self.annotations, self.object_layers, events)
         self.models = SessionModels(session, self.sources, self.masks)
         self.alignment = LayerAlignment(
             viewer, session, self.sources, self.masks, self.undo, events

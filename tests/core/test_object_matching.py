@@ -59,6 +59,10 @@ def test_finished_objects_have_their_voxels_and_hide_what_they_cover() -> None:
     assert beside_finished(predicted, finished).tolist() == [0, 9, 9, 9, 2, 2, 3]
 
 
+def test_a_finished_object_replaces_the_predicted_one_of_its_number() -> None:
+    assert beside_finished(row(7, 7, 7, 7, 0), row(0, 0, 0, 7, 7)).tolist() == [0, 0, 0, 7, 7]
+
+
 @given(few, few)
 def test_finished_objects_are_whole(predicted: np.ndarray, finished: np.ndarray) -> None:
     both = beside_finished(predicted, finished + 10 * (finished > 0))

@@ -69,8 +69,8 @@ def test_objects_follow_the_last_tile_of_each_plane(settings: ObjectSettings | N
     found = of_kind(events, ObjectsFound)
     assert [one.plane for one in found] == [(0,), (1,)]
     assert all(tile.maps is None for tile in of_kind(events, TilePredicted))
-    last = max(i for i, e in enumerate(events) if isinstance(e, TilePredicted) and e.plane == (0,))
-    assert events[last + 1] is found[0]
+    last = [e for e in of_kind(events, TilePredicted) if e.plane == (0,)][-1]
+    assert events[events.index(last) + 1] is found[0]
     mask = predict(model, stack, PredictSettings(device="cpu"))
     for one in found:
         np.testing.assert_array_equal(one.mask, mask[one.index])

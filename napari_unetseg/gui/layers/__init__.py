@@ -55,6 +55,7 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
+from napari_unetseg.gui.layers.object_layer import ObjectLayer
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
@@ -74,6 +75,7 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
+    "ObjectLayer",
     "PlaceFrame",
     "PredictionLayer",
     "RegionMask",

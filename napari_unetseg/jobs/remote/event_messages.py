@@ -182,11 +182,13 @@ def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
 
 
 def _objects(found: _Objects, arrays: Sequence[np.ndarray]) -> ObjectsFound:
-    ids, mask, maps = arrays if len(arrays) == 3 else (*arrays, None)
+    ids, mask = arrays[:2]
+    maps = arrays[2] if len(arrays) > 2 else None
     fit = (
         ids.shape == mask.shape == found.shape
         and len(found.spacing) == len(found.region)
-        and (ids.dtype, mask.dtype) == (np.int32, np.uint8)
+        and ids.dtype == np.int32
+        and mask.dtype == np.uint8
         and (maps is None or (maps.shape == (2, *found.shape) and maps.dtype == np.uint8))
     )
     if not fit:
