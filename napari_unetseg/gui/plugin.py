@@ -36,6 +36,7 @@ from napari_unetseg.gui.features.voxel_size import VoxelSize
 from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
 from napari_unetseg.gui.services.annotations import Annotations
 from napari_unetseg.gui.services.checked_places import CheckedPlaces
+from napari_unetseg.gui.services.finished_objects import FinishedObjects
 from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
@@ -95,6 +96,9 @@ class Plugin:
         self.annotations = Annotations(session, runner, events)
         self.sources = ImageSources(viewer, session, self.annotations, events)
         self.masks = MaskLayers(viewer, session, self.annotations, events)
+        self.finished_objects = FinishedObjects(
+            session, self.annotations, self.masks, self.undo, events
+        )
         self.models = SessionModels(session, self.sources, self.masks)
         self.alignment = LayerAlignment(
             viewer, session, self.sources, self.masks, self.undo, events
