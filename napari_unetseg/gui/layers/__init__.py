@@ -37,6 +37,7 @@ from napari_unetseg.gui.layers.following import (
     image_of,
     unfollow,
 )
+from napari_unetseg.gui.layers.gesture_tool import Gesture, GestureTool
 from napari_unetseg.gui.layers.layer_axes import grid_shape
 from napari_unetseg.gui.layers.layer_axes import level0 as data_of
 from napari_unetseg.gui.layers.layer_files import (
@@ -75,6 +76,8 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
+    "Gesture",
+    "GestureTool",
     "ObjectLayer",
     "PlaceFrame",
     "PredictionLayer",

@@ -47,6 +47,8 @@ class ObjectLayer:
     ----------
     on_painted
         Called with a region that the user painted; whoever records it then calls `settle`.
+    on_undo, on_redo
+        Called for napari's keys of them in this layer, in the place of its own history of strokes.
     highest
         Highest number that was given to an object.
     """
@@ -56,6 +58,8 @@ class ObjectLayer:
         self._shape = grid_shape(image)
         self.on_painted: Callable[[Region], None] = lambda _: None
         self._data, self._shown, self._found = (empty_grid(self._shape, np.uint32) for _ in "dsf")
+        self.on_undo: Callable[[], None] = lambda: None
+        self.on_redo: Callable[[], None] = lambda: None
         self._structures: tuple[int, ...] = ()
         self._dims = 2
         self._dirty = self._refreshing = False
@@ -93,6 +97,8 @@ class ObjectLayer:
             metadata={"napari_unetseg": {"kind": "objects"}},
             **transform_over(self.image),
         )
+        layer.bind_key("Control-Z", lambda _: self.on_undo(), overwrite=True)
+        layer.bind_key("Control-Shift-Z", lambda _: self.on_redo(), overwrite=True)
         follow(self.image, layer)
         self._dirty = False
         self._listener = PaintListener(layer, self._on_painted, self._on_doubt, self._shape)
@@ -137,14 +143,42 @@ class ObjectLayer:
         self.renew(region)
         self.flush()
 
+    def whole_objects(self, region: Region) -> Region:
+        """A larger region in which the objects of a region are whole, as on screen."""
+        near = self._around(region)
+        numbers = np.union1d(self._data[region], self._shown[region])
+        rims = [
+            self._data[(*near[:axis], slice(at, at + 1), *near[axis + 1 :])]
+            for axis in range(self._leading, len(near))
+            for at, end in ((near[axis].start, 0), (near[axis].stop - 1, self._shape[axis] - 1))
+            if at != end
+        ]
+        if any(np.isin(numbers[numbers > 0], rim).any() for rim in rims):
+            return self.region_of(tuple(span.start for span in region[: self._leading]))
+        return near
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the image's grid."""
+        return self._shape
+
+    @property
+    def _leading(self) -> int:
+        """Axes of the grid before those of a plane or volume."""
+        return len(self._shape) - self._dims
+
+    @property
+    def dims(self) -> int:
+        """2 for objects of planes, 3 for objects of volumes."""
+        return self._dims
+
     def _around(self, region: Region) -> Region:
-        """A region with the surroundings of its objects, on its plane or volume."""
-        leading = len(self._shape) - self._dims
+        """A region with its surroundings, on its plane or volume."""
         near = (
             slice(max(0, s.start - MARGIN), min(n, s.stop + MARGIN))
-            for s, n in zip(region[leading:], self._shape[leading:], strict=True)
+            for s, n in zip(region[self._leading :], self._shape[self._leading :], strict=True)
         )
-        return (*region[:leading], *near)
+        return (*region[: self._leading], *near)
 
     def _write(self, region: Region) -> None:
         """Show a region; a stroke in progress stays on the canvas."""
@@ -161,8 +195,8 @@ class ObjectLayer:
         over = self.annotated.overrides(region)
         other = (over != 0) & ~np.isin(over, self._structures)
         predicted = np.where(other, 0, self._found[region])
-        leading = tuple(s.stop - s.start for s in region[: len(self._shape) - self._dims])
-        finished = self.annotated.read(LabelSource.OBJECTS, region)
+        leading = tuple(s.stop - s.start for s in region[: self._leading])
+        finished = self.annotated.effective_objects(region)
         out = np.empty(predicted.shape, np.uint32)
         for plane in np.ndindex(*leading):
             out[plane] = beside_finished(predicted[plane], finished[plane])

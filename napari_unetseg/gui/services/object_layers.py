@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from napari_unetseg.annotations.annotation_store import AnnotationChange
-    from napari_unetseg.annotations.sparse_array import SparseArray
     from napari_unetseg.gui.layers import ObjectLayer
     from napari_unetseg.gui.services.annotations import Annotations
     from napari_unetseg.gui.services.job_runner import Runner
+    from napari_unetseg.gui.services.undo_stack import UndoStack
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
     from napari_unetseg.jobs.plane_objects import ObjectsFound
@@ -51,11 +51,12 @@ class ObjectLayers:
         viewer: ViewerModel,
         session: Session,
         annotations: Annotations,
+        undo: UndoStack,
         runner: Runner,
         events: AppEvents,
     ) -> None:
         self._viewer, self._session = viewer, session
-        self._annotations, self._runner = annotations, runner
+        self._annotations, self._undo, self._runner = annotations, undo, runner
         self.by_image: dict[Any, ObjectLayer] = {}
         self.newest: dict[Any, ObjectsFound] = {}
         self._masks: dict[Any, Labels | None] = {}
@@ -78,14 +79,15 @@ class ObjectLayers:
             annotated = self._annotations.of(image)
             layer = napari_layers.ObjectLayer(self._viewer, image, annotated)
             layer.on_painted = partial(self.painted.emit, layer)
-            layer.highest = highest_number(annotated.grid(LabelSource.OBJECTS))
+            layer.on_undo, layer.on_redo = self._undo.undo, self._undo.redo
+            layer.highest = annotated.next_object - 1
             self.by_image[image] = layer
         return self.by_image[image]
 
-    def next_id(self, image: Image) -> int:
-        """A number that no object of an image has; reserved for the caller."""
+    def next_id(self, image: Image, least: int) -> int:
+        """A number of at least so much that no object on screen has; reserved for the caller."""
         layer = self.of(image)
-        layer.highest += 1
+        layer.highest = max(layer.highest + 1, least)
         return layer.highest
 
     def show(self, image: Image) -> Labels:
@@ -177,9 +179,3 @@ class ObjectLayers:
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
         for layer in self.by_image.values():
             layer.end()
-
-
-def highest_number(grid: SparseArray) -> int:
-    """The highest value of a grid."""
-    chunks = (grid.chunk(cell) for cell in grid.cells())
-    return max((int(chunk.max()) for chunk in chunks if chunk is not None), default=0)
