@@ -1,4 +1,4 @@
-"""Annotations of one image: strokes, corrections and accepted regions with change times.
+"""Annotations of one image: strokes, corrections, accepted regions, finished objects; with times.
 
 Where they disagree the newest wins; an undo is a change, too.
 """
@@ -6,7 +6,7 @@ Where they disagree the newest wins; an undo is a change, too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -91,7 +91,7 @@ class ImageAnnotations:
     ) -> None:
         self.shape, self.kind = tuple(shape), kind
         self.stamp = 0
-        self._away = False
+        self._away, self._newest_object = False, 0
         self._lock = threading.RLock()
         self._ready, self._wanted = np.empty(0, np.uint8), 0
         self._layers = {o: _Layer.empty(shape, np.uint8) for o in LabelSource}
@@ -122,6 +122,7 @@ class ImageAnnotations:
                 return None
             cut = _bounds((part, differs) for part, differs, _ in found)
             values = self._copied(values[within(cut, region)])
+            self._count_objects(origin, values)
             self.stamp += 1
             for part, differs, _ in found:
                 _write(layer, *_clip(cut, values, part, differs), self.stamp)
@@ -188,21 +189,31 @@ class ImageAnnotations:
             return change
 
     def restamp(
-        self, origin: LabelSource, region: Region, where: np.ndarray
+        self,
+        origin: LabelSource,
+        region: Region,
+        where: np.ndarray,
+        values: np.ndarray | None = None,
     ) -> AnnotationChange | None:
-        """Record existing values again as the newest change; None without any."""
+        """Record values of some voxels as the newest change, also unchanged ones.
+
+        ``values`` are of the region's shape, by default those that are there. None without voxels.
+        """
         with self._lock:
-            values, stamps = self.read(origin, region), self.times(origin, region)
             if not where.any():
                 return None
+            now, stamps = self.read(origin, region), self.times(origin, region)
+            if values is not None:
+                now[where] = values[where]
             self.stamp += 1
             stamps[where] = self.stamp
-            return self.restore(origin, region, values, stamps)
+            return self.restore(origin, region, now, stamps)
 
     def put(self, change: AnnotationChange) -> None:
         """Apply a recorded change."""
         with self._lock:
             layer, region, values = self._layers[change.origin], change.region, change.values
+            self._count_objects(change.origin, values)
             if change.stamps is not None:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
@@ -291,11 +302,57 @@ class ImageAnnotations:
             over[newer] = 0
             return over
 
+    @property
+    def next_object(self) -> int:
+        """A number that no finished object has or had, those that were undone included."""
+        return self._newest_object + 1
+
+    def _count_objects(self, origin: LabelSource, values: np.ndarray) -> None:
+        if origin is LabelSource.OBJECTS:
+            self._newest_object = max(self._newest_object, int(values.max(initial=0)))
+
+    def object_numbers(self) -> np.ndarray:
+        """The numbers of all finished objects, uint32, in order."""
+        with self._lock:
+            grid = self.grid(LabelSource.OBJECTS)
+            found = [np.unique(np.asarray(grid.chunk(cell))) for cell in grid.cells()]
+        numbers = np.unique(np.concatenate([np.zeros(1, np.uint32), *found]))
+        return numbers[numbers > 0]
+
+    def effective_objects(self, region: Region) -> np.ndarray:
+        """Finished objects of a region without voxels that something newer says otherwise of.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint32: 0 nothing, else the number of the object.
+        """
+        with self._lock:
+            ids, times = (g.read(region) for g in self._grids(LabelSource.OBJECTS))
+            if not ids.any():
+                return ids
+            structures, corrected = (g.read(region) for g in self._grids(LabelSource.CORRECTIONS))
+            accepted, agreed = (g.read(region) for g in self._grids(LabelSource.ACCEPTED))
+            gone = (corrected > times) | (
+                (agreed > times) & (accepted != 0) & (accepted != structures)
+            )
+            if not self._away:
+                painted, at = (g.read(region) for g in self._grids(LabelSource.STROKES))
+                if self.kind in (LabelKind.FULL, LabelKind.INSTANCES):
+                    painted = np.where(painted == 0, 255, painted)
+                gone |= (at > times) & (painted != 0) & (painted != structures)
+            ids[gone] = 0
+            return ids
+
+    def _grids(self, origin: LabelSource) -> tuple[SparseArray, SparseArray]:
+        return self.grid(origin), self.stamps(origin)
+
     def snapshot(self) -> ImageAnnotations:
         """An immutable copy that shares chunks, so that it takes no time and no memory."""
         with self._lock:
             copy = ImageAnnotations(self.shape, kind=self.kind)
             copy.stamp, copy._away = self.stamp, self._away
+            copy._newest_object = self._newest_object
             for origin, layer in self._layers.items():
                 copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
             return copy
@@ -310,16 +367,30 @@ class ImageAnnotations:
         before
             An earlier snapshot and its result, from which unchanged chunks are taken.
         """
+        return self._gathered(np.uint8, OVERRIDING, self.effective_overrides, before)
+
+    def objects(
+        self, before: tuple[ImageAnnotations, SparseArray | None] | None = None
+    ) -> SparseArray | None:
+        """`effective_objects` of the whole grid; None without any. ``before``: as above."""
+        return self._gathered(np.uint32, (LabelSource.OBJECTS,), self.effective_objects, before)
+
+    def _gathered(
+        self,
+        dtype: Any,
+        origins: Sequence[LabelSource],
+        read: Callable[[Region], np.ndarray],
+        before: tuple[ImageAnnotations, SparseArray | None] | None,
+    ) -> SparseArray | None:
+        """What ``read`` finds in the chunks of some sources; None if that is nothing."""
         old, known = before or (None, None)
         if old is None or (old.kind, old._away) != (self.kind, self._away):
             old = known = None
-        out = SparseArray(self.shape) if known is None else known.snapshot()
-        for cell in {c for origin in OVERRIDING for c in self.grid(origin).cells()}.union(
-            out.cells()
-        ):
+        out = SparseArray(self.shape, dtype) if known is None else known.snapshot()
+        for cell in {c for origin in origins for c in self.grid(origin).cells()}.union(out.cells()):
             if old is None or not self._same_chunk(old, cell):
                 region = out.region_of(cell)
-                out.write(region, self.effective_overrides(region))
+                out.write(region, read(region))
         return out if out.cells() else None
 
     def _same_chunk(self, other: ImageAnnotations, cell: Cell) -> bool:
@@ -357,12 +428,10 @@ class ImageAnnotations:
             yield cell, values, stamps
 
     def labelled_planes(self) -> set[tuple[int, ...]]:
-        """Leading indices of the planes with corrections or accepted regions."""
+        """Leading indices of the planes with corrections, accepted regions or finished objects."""
         with self._lock:
-            return (
-                self.grid(LabelSource.CORRECTIONS).planes()
-                | self.grid(LabelSource.ACCEPTED).planes()
-            )
+            said = (*OVERRIDING, LabelSource.OBJECTS)
+            return set[tuple[int, ...]]().union(*(self.grid(origin).planes() for origin in said))
 
     def _over(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
         corrections, accepted = (

@@ -25,6 +25,7 @@ from napari_unetseg.gui.widgets.annotate_section import AnnotatePanel
 from napari_unetseg.gui.widgets.image_section import ImagePanel
 from napari_unetseg.gui.widgets.model_section import ModelPanel
 from napari_unetseg.gui.widgets.next_region_section import NextRegionPanel
+from napari_unetseg.gui.widgets.objects_section import ObjectsPanel
 from napari_unetseg.gui.widgets.project_section import ProjectPanel
 from napari_unetseg.gui.widgets.quality_section import QualityPanel
 from napari_unetseg.gui.widgets.result_section import ResultPanel
@@ -64,6 +65,7 @@ class UNetDock(BaseDock):
         self.next_region = NextRegionPanel(session, plugin.next_region, plugin.uncertainty)
         self.train = TrainPanel(session, plugin.training)
         self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
+        self.objects = ObjectsPanel(session, plugin.objects, plugin.object_settings)
         self.result = ResultPanel(
             session,
             plugin.sources,
@@ -83,6 +85,7 @@ class UNetDock(BaseDock):
             self.next_region,
             self.train,
             self.review,
+            self.objects,
             self.result,
             self.quality,
             self.model,

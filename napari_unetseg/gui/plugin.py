@@ -19,6 +19,8 @@ from napari_unetseg.gui.features.label_counts import LabelCounts
 from napari_unetseg.gui.features.live_prediction import LivePrediction
 from napari_unetseg.gui.features.model_history import ModelHistory
 from napari_unetseg.gui.features.next_region import NextRegion
+from napari_unetseg.gui.features.object_tuning import ObjectTuning
+from napari_unetseg.gui.features.objects import Objects
 from napari_unetseg.gui.features.postprocess import Postprocess
 from napari_unetseg.gui.features.prediction import MaskPrediction
 from napari_unetseg.gui.features.project_autosave import ProjectAutosave
@@ -36,10 +38,12 @@ from napari_unetseg.gui.features.voxel_size import VoxelSize
 from napari_unetseg.gui.services.annotation_feed import AnnotationFeed
 from napari_unetseg.gui.services.annotations import Annotations
 from napari_unetseg.gui.services.checked_places import CheckedPlaces
+from napari_unetseg.gui.services.finished_objects import FinishedObjects
 from napari_unetseg.gui.services.image_sources import ImageSources
 from napari_unetseg.gui.services.job_manager import JobManager
 from napari_unetseg.gui.services.layer_alignment import LayerAlignment
 from napari_unetseg.gui.services.mask_layers import MaskLayers
+from napari_unetseg.gui.services.object_layers import ObjectLayers
 from napari_unetseg.gui.services.place_draw import PlaceDraw
 from napari_unetseg.gui.services.places_on_screen import PlacesOnScreen
 from napari_unetseg.gui.services.project_layers import ProjectLayers
@@ -49,7 +53,7 @@ from napari_unetseg.gui.services.undo_stack import UndoStack
 from napari_unetseg.gui.shortcuts.commands import BRUSHES
 from napari_unetseg.gui.state.app_events import AppEvents
 from napari_unetseg.gui.state.preferences import Preferences
-from napari_unetseg.gui.state.session import Mode, Session
+from napari_unetseg.gui.state.session import Mode, ObjectTool, Session
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -94,7 +98,13 @@ class Plugin:
         self.undo = UndoStack(session, events)
         self.annotations = Annotations(session, runner, events)
         self.sources = ImageSources(viewer, session, self.annotations, events)
-        self.masks = MaskLayers(viewer, session, self.annotations, events)
+        self.object_layers = ObjectLayers(
+            viewer, session, self.annotations, self.undo, runner, events
+        )
+        self.masks = MaskLayers(viewer, session, self.annotations, self.object_layers, events)
+        self.finished_objects = FinishedObjects(
+            session, self.annotations, self.masks, self.undo, events
+        )
         self.models = SessionModels(session, self.sources, self.masks)
         self.alignment = LayerAlignment(
             viewer, session, self.sources, self.masks, self.undo, events
@@ -158,6 +168,16 @@ class Plugin:
         self.conversion = LabelConversion(viewer, session, sources, runner)
         self.structures = Structures(viewer, session, sources, masks)
         self.classes = ClassEditor(session, annotations, masks, self.checked, undo, events)
+        self.objects = Objects(
+            viewer,
+            session,
+            annotations,
+            self.object_layers,
+            self.finished_objects,
+            runner,
+            events,
+        )
+        self.object_settings = ObjectTuning(session, masks, self.object_layers, runner, events)
         self.review = Review(viewer, session, masks, undo, events)
         self.history = ModelHistory(session, jobs, models)
         self.comparison = Comparison(viewer, session, jobs, runner, models, masks)
@@ -173,17 +193,22 @@ class Plugin:
         brushes = {
             f"brush_{n}": partial(self.structures.select_brush, n) for n in range(1, BRUSHES + 1)
         }
-        return brushes | {
-            "train": self.training.start_or_stop,
-            "predict": self.prediction.predict_plane,
-            "new_layer": self._new_layer,
-            "show_mask": self.masks.show_or_hide,
-            "next": self.next_region.next_region,
-            "accept_object": self.review.accept_object,
-            "accept_plane": self.review.accept_plane,
-            "undo": self.undo.undo,
-            "brush_background": partial(self.structures.choose_brush, BACKGROUND_LABEL),
-        }
+        tools = {f"object_{t}": partial(self.objects.toggle, t) for t in ObjectTool if t}
+        return (
+            brushes
+            | tools
+            | {
+                "train": self.training.start_or_stop,
+                "predict": self.prediction.predict_plane,
+                "new_layer": self._new_layer,
+                "show_mask": self.masks.show_or_hide,
+                "next": self.next_region.next_region,
+                "accept_object": self.review.accept_object,
+                "accept_plane": self.review.accept_plane,
+                "undo": self.undo.undo,
+                "brush_background": partial(self.structures.choose_brush, BACKGROUND_LABEL),
+            }
+        )
 
     def _new_layer(self) -> None:
         self.sources.new_annotation()

@@ -16,6 +16,7 @@ import numpy as np
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, Notice, TilePredicted
 from napari_unetseg.jobs.image_ranges import ImageRanges
+from napari_unetseg.jobs.plane_objects import with_objects
 from napari_unetseg.training.training_events import ModelUpdated
 
 if TYPE_CHECKING:
@@ -252,12 +253,17 @@ def mask_of(
     screen: ViewportState,
     normalization: Normalization | None = None,
 ) -> Generator[Event, None, None]:
-    """Tiles of a viewport's mask, visible ones first; ``normalization`` if known."""
+    """Tiles of a viewport's mask, visible ones first, and its objects.
+
+    ``normalization`` if known.
+    """
     from napari_unetseg.core.settings import PredictSettings
     from napari_unetseg.inference.predict import predict_events
 
-    settings = PredictSettings(device=device, match_spacing=view.match_spacing)
-    return predict_events(
+    settings = PredictSettings(
+        device=device, match_spacing=view.match_spacing, object_maps=bool(model.classes.objects)
+    )
+    tiles = predict_events(
         model,
         view.stack,
         settings,
@@ -266,6 +272,7 @@ def mask_of(
         seen=lambda: screen.seen,
         normalization=normalization,
     )
+    return with_objects(tiles, model, view.stack, lambda: screen.seen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

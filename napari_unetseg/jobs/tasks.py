@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from napari_unetseg.core.events import Event, with_each
 from napari_unetseg.jobs.live_predictor import LivePredictor, ViewportState, ViewportTask
+from napari_unetseg.jobs.plane_objects import with_objects
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -68,12 +69,15 @@ class PredictTask:
     settings: PredictSettings
 
     def __call__(self, control: JobControl) -> Generator[Event, None, None]:
-        """Yield notices and tiles."""
+        """Yield notices, tiles and objects."""
         from napari_unetseg.inference.predict import predict_events
 
-        yield from predict_events(
-            self.model, self.stack, self.settings, planes=self.planes, control=control
+        maps = bool(self.model.classes.objects)
+        settings = self.settings.model_copy(update={"object_maps": maps})
+        tiles = predict_events(
+            self.model, self.stack, settings, planes=self.planes, control=control
         )
+        yield from with_objects(tiles, self.model, self.stack)
 
 
 Task = TrainTask | PredictTask | ViewportTask

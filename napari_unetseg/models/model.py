@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -135,6 +135,12 @@ class Model:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return digest.hexdigest()[:12]
+
+    def finding_objects(self, settings: ObjectSettings) -> Model:
+        """The same weights, and so the same id, with other settings of how objects are found."""
+        other = replace(self, object_settings=settings)
+        other.__dict__["id"] = self.id  # hashing all weights takes long
+        return other
 
     def network(self) -> UNet:
         """The network with its weights, in evaluation mode, on the CPU."""

@@ -54,6 +54,7 @@ from napari_unetseg.jobs.live_predictor import (
     ViewportState,
     ViewportTask,
 )
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.jobs.remote import connection, remote_worker
 from napari_unetseg.jobs.remote.client import run
 from napari_unetseg.jobs.remote.connection import Link, address_of, device_at
@@ -711,6 +712,22 @@ def test_what_an_event_means_travels(event: Event) -> None:
     """It is not read from its sentence."""
     words, arrays = unpack(pack(*encode_event(event, Recent[Model](1))))
     assert decode_event(words, arrays, []) == event
+
+
+@pytest.mark.parametrize("maps", [None, np.full((2, 3, 4), 7, np.uint8)])
+def test_objects_travel(maps: np.ndarray | None) -> None:
+    region, mask = (slice(0, 3), slice(2, 6)), np.ones((3, 4), np.uint8)
+    ids = np.arange(12, dtype=np.int32).reshape(3, 4)
+    found = ObjectsFound((1,), region, ids, mask, maps, (1,), (0.5, 0.5))
+    words, arrays = unpack(pack(*encode_event(found, Recent[Model](1))))
+    there = decode_event(words, arrays, [])
+    assert isinstance(there, ObjectsFound)
+    assert (there.index, there.structures, there.spacing) == (found.index, (1,), (0.5, 0.5))
+    np.testing.assert_array_equal(there.ids, ids)
+    assert (there.maps is None) == (maps is None)
+    for bad in ([ids[:2], mask], [mask, mask], [ids], [ids, mask, mask]):
+        with pytest.raises(BadMessageError):
+            decode_event(words, bad, [])
 
 
 def test_models_travel_with_what_is_said_of_them() -> None:

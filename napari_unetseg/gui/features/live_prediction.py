@@ -18,6 +18,7 @@ from napari_unetseg.jobs.live_predictor import (
     ViewportTask,
     near,
 )
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.jobs.remote.run_on import RunOn
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class LivePrediction:
             case TilePredicted() if self._target is not None:
                 if not self._target.write(event):
                     self._target = None
+            case ObjectsFound() if self._target is not None:
+                self._target.show_objects(event)
             case OtherSpacing():
                 pass  # the user's mode decides whether it is shown
             case Notice() if event.text not in self._reported:  # repeated for every plane

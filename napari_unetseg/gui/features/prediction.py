@@ -11,6 +11,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.state.session import JobKind, Level
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.jobs.remote.run_on import RunOn
 from napari_unetseg.jobs.tasks import PredictTask
 from napari_unetseg.jobs.window_tasks import nearest_first
@@ -77,6 +78,8 @@ class MaskPrediction:
     def _on_event(self, kind: JobKind, event: Event) -> None:
         if kind is JobKind.PREDICT and isinstance(event, TilePredicted):
             self._on_tile(event)
+        elif kind is JobKind.PREDICT and isinstance(event, ObjectsFound) and self._target:
+            self._target.show_objects(event)
 
     def _on_tile(self, event: TilePredicted) -> None:
         target = self._target

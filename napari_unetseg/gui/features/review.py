@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from napari.layers import Shapes
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
+from napari_unetseg.gui.services.packed_labels import PackedLabels
 from napari_unetseg.gui.services.undo_stack import UndoStep
 from napari_unetseg.gui.state.refusal import refusing
 
@@ -168,7 +168,7 @@ class Review:
             say(region, place.where)
             after = annotated.read(origin, region), annotated.times(origin, region)
             if any(not np.array_equal(b, a) for b, a in zip(before, after, strict=True)):
-                changes.append((region, _Packed(*before), _Packed(*after)))
+                changes.append((region, PackedLabels(*before), PackedLabels(*after)))
         if not changes:
             return False
 
@@ -183,17 +183,3 @@ class Review:
         self._undo.add(UndoStep(prediction.image, text, undo, redo))
         self._events.labels_touched.emit()
         return True
-
-
-class _Packed:
-    """Values and times of a region, compressed to keep the undo stack small."""
-
-    def __init__(self, *arrays: np.ndarray) -> None:
-        self._arrays = [(zlib.compress(a.tobytes(), 1), a.dtype, a.shape) for a in arrays]
-
-    def unpack(self) -> tuple[np.ndarray, np.ndarray]:
-        values, stamps = (
-            np.frombuffer(zlib.decompress(packed), dtype).reshape(shape)
-            for packed, dtype, shape in self._arrays
-        )
-        return values, stamps

@@ -11,6 +11,7 @@ from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
 from napari_unetseg.gui.state.session import JobKind, Level, Mode
 from napari_unetseg.jobs.live_predictor import MaskFinished, MaskStarted, Viewport, ViewportState
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -75,6 +76,8 @@ class TrainingMask:
                 self._on_begins(event)
             case TilePredicted():
                 self._on_tile(event)
+            case ObjectsFound() if self._target is not None and self._session.mask_follows:
+                self._target.show_objects(event)
             case MaskFinished():
                 self._session.mask_changed = event.changed
 

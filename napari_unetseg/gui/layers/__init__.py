@@ -37,6 +37,7 @@ from napari_unetseg.gui.layers.following import (
     image_of,
     unfollow,
 )
+from napari_unetseg.gui.layers.gesture_tool import Gesture, GestureTool
 from napari_unetseg.gui.layers.layer_axes import grid_shape
 from napari_unetseg.gui.layers.layer_axes import level0 as data_of
 from napari_unetseg.gui.layers.layer_files import (
@@ -55,6 +56,7 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
+from napari_unetseg.gui.layers.object_layer import ObjectLayer
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
 from napari_unetseg.gui.layers.prediction_layer import PredictionLayer
@@ -74,6 +76,9 @@ __all__ = [
     "Alignment",
     "CorrectionsOverlay",
     "DiskSpaceGuard",
+    "Gesture",
+    "GestureTool",
+    "ObjectLayer",
     "PlaceFrame",
     "PredictionLayer",
     "RegionMask",

@@ -161,7 +161,7 @@ def declared(layer: Image | Labels) -> dict[str, Any]:
 
 def is_ours(layer: Labels) -> bool:
     """Whether the layer is a result of this plugin and not an annotation layer."""
-    return declared(layer).get("kind") in ("prediction", "tidied") or is_overlay(layer)
+    return declared(layer).get("kind") in ("prediction", "objects", "tidied") or is_overlay(layer)
 
 
 def is_overlay(layer: Image | Labels) -> bool:

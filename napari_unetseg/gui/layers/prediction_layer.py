@@ -10,8 +10,7 @@ stroke painted by then is recorded, since napari emits no event for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,9 +43,10 @@ from napari_unetseg.gui.layers.network_masks import (
     full_region,
 )
 from napari_unetseg.gui.layers.paint_events import SYNC_SEARCH_VOXELS, PaintListener, drop_history
+from napari_unetseg.gui.layers.visibility import insert_unselected
 
 if TYPE_CHECKING:
-    from napari.components import LayerList, ViewerModel
+    from napari.components import ViewerModel
 
 Index = tuple[int | slice, ...]
 
@@ -405,28 +405,5 @@ class PredictionLayer:
     def _insert_below_annotations(self, new: Labels) -> None:
         """Insert above all images, so that strokes stay on top; keep the selection."""
         layers = self._viewer.layers
-        selected = set(layers.selection)
         images = [place for place, layer in enumerate(layers) if isinstance(layer, Image)]
-        with _selecting(layers, not selected):
-            layers.insert(max(images, default=-1) + 1, new)
-        if selected and layers.selection != selected:
-            layers.selection.update(selected)
-            layers.selection.discard(new)
-
-
-@contextmanager
-def _selecting(layers: LayerList, wanted: bool) -> Iterator[None]:
-    """Set whether napari selects an inserted layer, where napari supports it.
-
-    Selecting builds the layer controls of the new layer and again those of the earlier one: half of
-    the time that the first mask blocked the window.
-    """
-    name = "_activate_on_insert"
-    usual = getattr(layers, name, None)
-    if usual is not None:
-        setattr(layers, name, usual and wanted)
-    try:
-        yield
-    finally:
-        if usual is not None:
-            setattr(layers, name, usual)
+        insert_unselected(self._viewer, max(images, default=-1) + 1, new)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.layers import PredictionLayer
     from napari_unetseg.gui.services.annotations import Annotations
+    from napari_unetseg.gui.services.object_layers import ObjectLayers
     from napari_unetseg.gui.state.app_events import AppEvents
     from napari_unetseg.gui.state.session import Session
+    from napari_unetseg.jobs.plane_objects import ObjectsFound
 
 FLUSH_SECONDS = 0.1
 """Minimum interval in seconds between redraws."""
@@ -31,8 +33,11 @@ FLUSH_SECONDS = 0.1
 class MaskTarget:
     """Destination of one job's tiles: a prediction layer, from `MaskLayers.open` to `close`."""
 
-    def __init__(self, masks: MaskLayers, prediction: PredictionLayer) -> None:
+    def __init__(
+        self, masks: MaskLayers, prediction: PredictionLayer, *, objects_only: bool
+    ) -> None:
         self._masks, self._prediction = masks, prediction
+        self._objects_only = objects_only
         self._flushed = 0.0
 
     @property
@@ -55,6 +60,14 @@ class MaskTarget:
             return False
         self._prediction.write(tile.index, tile.mask)
         return True
+
+    def show_objects(self, found: ObjectsFound) -> None:
+        """Show objects of the mask; it is hidden the first time, unless it has areas too."""
+        prediction = self._prediction
+        if self.alive:
+            self._masks.objects.put(
+                prediction.image, found, prediction.layer, hide=self._objects_only
+            )
 
     def flush(self, now: float) -> None:
         """Redraw the layer, if the interval has passed."""
@@ -86,6 +99,8 @@ class MaskLayers:
 
     Attributes
     ----------
+    objects
+        The object layers beside them.
     predictions
         The prediction layer of each image that had one.
     targets
@@ -97,9 +112,14 @@ class MaskLayers:
     """
 
     def __init__(
-        self, viewer: ViewerModel, session: Session, annotations: Annotations, events: AppEvents
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        annotations: Annotations,
+        objects: ObjectLayers,
+        events: AppEvents,
     ) -> None:
-        self._viewer, self._session = viewer, session
+        self._viewer, self._session, self.objects = viewer, session, objects
         self._annotations, self._events = annotations, events
         self.predictions: dict[Any, PredictionLayer] = {}
         self.targets: set[MaskTarget] = set()
@@ -134,7 +154,7 @@ class MaskLayers:
         names = {s.number: s.name for s in structures if s.number not in gone}
         self._session.know(list(names), names)
         prediction.begin(model_id, self._session.structures, gone)
-        target = MaskTarget(self, prediction)
+        target = MaskTarget(self, prediction, objects_only=all(s.objects for s in structures))
         self.targets.add(target)
         return target
 

@@ -11,6 +11,7 @@ from napari_unetseg.gui.state import messages
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from napari_unetseg.core.settings import ObjectSettings
     from napari_unetseg.gui.services.job_runner import Runner
     from napari_unetseg.gui.state.session import ModelEntry, Session
     from napari_unetseg.io.project.project import Project
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class ModelFiles:
     """Writes the file of every listed model in the background, and retries failures.
+
+    A file is written again when it is said otherwise how the model finds objects.
 
     Parameters
     ----------
@@ -28,7 +31,7 @@ class ModelFiles:
     def __init__(self, runner: Runner, session: Session, on_change: Callable[[], None]) -> None:
         self._runner, self._session, self._on_change = runner, session, on_change
         self._project: Project | None = None
-        self._written: set[str] = set()
+        self._written: dict[str, ObjectSettings | None] = {}
         self._waiting: set[str] = set()
         self._failed: dict[str, str] = {}
 
@@ -39,7 +42,8 @@ class ModelFiles:
 
     def follow(self, project: Project | None, written: Iterable[str] = ()) -> None:
         """Write to this project from now on; the given models are in files already."""
-        self._project, self._written = project, set(written)
+        known = {entry.model.id: entry.model.object_settings for entry in self._session.history}
+        self._project, self._written = project, {name: known.get(name) for name in written}
         self._waiting, self._failed = set(), {}
 
     def update(self) -> None:
@@ -49,15 +53,18 @@ class ModelFiles:
             return
         listed = {entry.model.id: entry for entry in self._session.history}
         for gone in self._written - listed.keys():
-            self._written.discard(gone)
+            del self._written[gone]
             remove = partial(project.remove_model, gone)
             self._runner.background(remove, lambda _: None, lambda _: None)
         self._failed = {name: why for name, why in self._failed.items() if name in listed}
-        for name in [n for n in listed if n not in self._written | self._waiting]:
+        for name, entry in listed.items():
+            settings = entry.model.object_settings
+            known = name in self._written and self._written[name] == settings
+            if known or name in self._waiting:
+                continue
             self._waiting.add(name)
-            entry = listed[name]
             self._runner.background(
-                partial(project.add_model, name, entry.model.save),
+                partial(project.add_model, name, entry.model.save, replace=name in self._written),
                 partial(self._on_written, project, entry),
                 partial(self._on_error, project, entry),
             )
@@ -66,7 +73,7 @@ class ModelFiles:
         if project is self._project:
             self._waiting.discard(entry.model.id)
             self._failed.pop(entry.model.id, None)
-            self._written.add(entry.model.id)
+            self._written[entry.model.id] = entry.model.object_settings
             self.update()  # it may have been removed from the list
             self._on_change()
 

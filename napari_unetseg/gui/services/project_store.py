@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,10 +235,7 @@ class ProjectStore:
         images.update({key: self._describe(image, key) for image, key in self.keys.items()})
         return {
             "images": images,
-            "structures": [
-                {"number": s.number, "name": s.name, "color": s.color, "file_value": s.file_value}
-                for s in session.structures
-            ],
+            "structures": [asdict(structure) for structure in session.structures],
             "settings": session.settings.model_dump(mode="json"),
             "mode": str(session.mode),
             "match_spacing": session.match_spacing,

@@ -172,6 +172,31 @@ class ModelEntry:
     path: Path | None = None
 
 
+class ObjectTool(StrEnum):
+    """What the mouse does in the object layer."""
+
+    NONE = ""
+    """What napari's own mode says."""
+    PAINT = "paint"
+    """Paint an object with a new number."""
+    MERGE = "merge"
+    """A drag across objects makes one of them."""
+    SPLIT = "split"
+    """A drag through an object cuts it."""
+    DELETE = "delete"
+    """A click removes an object."""
+    ACCEPT = "accept"
+    """A click finishes an object as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCount:
+    """Objects of the chosen image: on the plane on screen, and finished ones on any plane."""
+
+    on_plane: int = 0
+    finished: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class VoxelSizeMismatch:
     """A sentence about an image with other voxel sizes than a model was trained on.
@@ -208,6 +233,8 @@ class Session:
     checked: int = 0
     unchecked: int = 0
     """Places that were checked and are not used for training, and those still to be checked."""
+    object_tool: ObjectTool = ObjectTool.NONE
+    objects: ObjectCount = ObjectCount()
     corrected: int = 0
     accepted: int = 0
     undoable: str = ""

@@ -421,10 +421,12 @@ class Project:
             except (OSError, sqlite3.Error) as error:
                 self._fail(error)
 
-    def add_model(self, name: str, save: Callable[[Path], object]) -> Path:
-        """Add a model file; ``save`` writes it to the path that it is given."""
+    def add_model(
+        self, name: str, save: Callable[[Path], object], *, replace: bool = False
+    ) -> Path:
+        """Add a model file, or replace it; ``save`` writes it to the path that it is given."""
         path = self.folder / "models" / f"{name}.safetensors"
-        if not path.exists():
+        if replace or not path.exists():
             save(path)
         return path
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_unetseg.core.errors import LostError, UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.jobs.live_predictor import MaskStarted, Viewport, ViewportState
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.jobs.remote.connection import Link, failure
 from napari_unetseg.jobs.remote.event_messages import check_place, decode_event
 from napari_unetseg.jobs.remote.image_messages import cut, hash_of
@@ -124,7 +125,7 @@ class _Call:
     def _notice(self, event: Event) -> None:
         if isinstance(event, MaskStarted):
             self._shape = event.view.stack.grid_shape
-        elif isinstance(event, TilePredicted):
+        elif isinstance(event, TilePredicted | ObjectsFound):
             check_place(event, self._shape)
         elif isinstance(event, ModelUpdated):
             self.shown = event

@@ -14,6 +14,7 @@ from napari_unetseg.core.events import Event, FlatImage, Notice, OtherSpacing, T
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.metrics import Scores
 from napari_unetseg.jobs.live_predictor import MaskFinished, MaskStarted, Viewport
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.jobs.remote.model_messages import content_of, key_of, model_of
 from napari_unetseg.jobs.remote.packets import BadMessageError, Json, Message
 from napari_unetseg.training.training_events import (
@@ -71,11 +72,27 @@ class _Mask(_Encoded):
     scores: Scores | None
 
 
-class _Tile(_Encoded):
+class _Place(_Encoded):
     plane: tuple[int, ...]
     region: tuple[tuple[int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.region)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(*span) for span in self.region)
+
+
+class _Tile(_Place):
     done: int
     total: int
+
+
+class _Objects(_Place):
+    structures: tuple[int, ...]
+    spacing: tuple[float, ...]
 
 
 def encode_event(event: Event, models: Recent[Model]) -> Message:
@@ -97,10 +114,13 @@ def encode_event(event: Event, models: Recent[Model]) -> Message:
         words["structures"] = [asdict(structure) for structure in event.structures]
         return {"kind": kind, **words}, []
     if isinstance(event, TilePredicted):
-        words = _words(event, "plane", "done", "total")
-        words["region"] = [(span.start, span.stop) for span in event.region]
+        words = _words(event, "plane", "done", "total") | _region(event)
         probs = [] if event.probabilities is None else [event.probabilities]
         return {"kind": kind, **words}, [event.mask, *probs]
+    if isinstance(event, ObjectsFound):
+        words = _words(event, "plane", "structures", "spacing") | _region(event)
+        maps = [] if event.maps is None else [event.maps]
+        return {"kind": kind, **words}, [event.ids, event.mask, *maps]
     if kind not in PLAIN:
         raise TypeError(f"{kind} does not travel")
     return {"kind": kind, **asdict(event)}, []
@@ -109,6 +129,10 @@ def encode_event(event: Event, models: Recent[Model]) -> Message:
 def _words(event: Event, *names: str, **scores: Scores | None) -> Json:
     plain = {name: getattr(event, name) for name in names}
     return plain | {name: s and asdict(s) for name, s in scores.items()}
+
+
+def _region(event: TilePredicted | ObjectsFound) -> Json:
+    return {"region": [(span.start, span.stop) for span in event.region]}
 
 
 def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[Viewport]) -> Event:
@@ -141,23 +165,40 @@ def decode_event(words: Json, arrays: Sequence[np.ndarray], views: Sequence[View
             return MaskStarted(view, mask.model_id, mask.structures, mask.scores)
         if kind == TilePredicted.__name__:
             return _tile(_Tile.model_validate(rest), arrays)
+        if kind == ObjectsFound.__name__:
+            return _objects(_Objects.model_validate(rest), arrays)
         return PLAIN[str(kind)].validate_python(rest)  # type: ignore[no-any-return]
     except (ValidationError, UserError, LookupError, ValueError) as error:
         raise BadMessageError("an event that cannot be") from error
 
 
 def _tile(tile: _Tile, arrays: Sequence[np.ndarray]) -> TilePredicted:
-    shape = tuple(stop - start for start, stop in tile.region)
     mask, probs = arrays[0], arrays[1] if len(arrays) > 1 else None
-    fits = mask.shape == shape and mask.dtype == np.uint8
-    if not fits or (probs is not None and probs.shape[1:] != shape) or not 0 < tile.done:
+    fits = mask.shape == tile.shape and mask.dtype == np.uint8
+    if not fits or (probs is not None and probs.shape[1:] != tile.shape) or not 0 < tile.done:
         raise ValueError("a tile of another shape")
-    region = tuple(slice(*span) for span in tile.region)
-    return TilePredicted(tile.plane, region, mask, probs, tile.done, max(tile.done, tile.total))
+    total = max(tile.done, tile.total)
+    return TilePredicted(tile.plane, tile.slices, mask, probs, tile.done, total)
 
 
-def check_place(event: TilePredicted, shape: Sequence[int]) -> None:
-    """Raise `BadMessageError` unless a tile lies in a grid."""
+def _objects(found: _Objects, arrays: Sequence[np.ndarray]) -> ObjectsFound:
+    ids, mask = arrays[:2]
+    maps = arrays[2] if len(arrays) > 2 else None
+    fit = (
+        ids.shape == mask.shape == found.shape
+        and len(found.spacing) == len(found.region)
+        and ids.dtype == np.int32
+        and mask.dtype == np.uint8
+        and (maps is None or (maps.shape == (2, *found.shape) and maps.dtype == np.uint8))
+    )
+    if not fit:
+        raise ValueError("objects of another shape")
+    place = found.plane, found.slices
+    return ObjectsFound(*place, ids, mask, maps, found.structures, found.spacing)
+
+
+def check_place(event: TilePredicted | ObjectsFound, shape: Sequence[int]) -> None:
+    """Raise `BadMessageError` unless a tile, or a region of objects, lies in a grid."""
     try:
         _check(event.plane, event.region, shape)
     except ValueError as error:

@@ -1,0 +1,159 @@
+"""Objects section: tools of the object layer, counts, and how objects are found."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import FloatSlider, SpinBox
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QCheckBox, QPushButton
+
+from napari_unetseg.core.settings import ObjectSettings, description_of
+from napari_unetseg.gui.state.session import ObjectTool
+from napari_unetseg.gui.widgets.forms import Form
+from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
+
+if TYPE_CHECKING:
+    from napari_unetseg.gui.features.object_tuning import ObjectTuning
+    from napari_unetseg.gui.features.objects import Objects
+    from napari_unetseg.gui.state.session import Session
+
+TOOLS = {
+    ObjectTool.PAINT: (
+        "New",
+        "Paint an object with a number of its own (N). Paint over an object with its own number "
+        "to draw it anew.",
+    ),
+    ObjectTool.MERGE: ("Merge", "Drag across two or more objects: they become one (J)."),
+    ObjectTool.SPLIT: ("Split", "Drag through an object: it is cut in two (K)."),
+    ObjectTool.DELETE: ("Delete", "Click an object: it becomes background (W)."),
+    ObjectTool.ACCEPT: ("Accept", "Click an object that is right: it is finished (G)."),
+}
+KIND_TIP = (
+    "Each nucleus or cell is to have a number of its own. Otherwise the structure is an area, and "
+    "touching parts are one."
+)
+ENOUGH = 10
+"""Finished objects with which the network can learn where objects end."""
+FEW = (
+    "Finish a few whole objects, touching ones above all: accept those that are right, correct "
+    "or paint others. The network learns from them where objects end."
+)
+MORE = "Correct objects that are wrong: merge, split, delete or paint them. Then train again."
+TRAIN = "Press Train, or let it run in Live: the network learns the finished objects."
+NECKS = (
+    "Objects are split at necks of the mask, as no whole objects were known in training. With "
+    "finished ones the network learns where objects end."
+)
+
+
+class ObjectsPanel(Panel):
+    """Which structures consist of objects; tools and counts of those of the chosen image."""
+
+    def __init__(self, session: Session, objects: Objects, tuning: ObjectTuning) -> None:
+        super().__init__("Objects", session)
+        self._tuning = tuning
+        self._objects = objects
+        self.kind = QCheckBox()
+        self.kind.setToolTip(KIND_TIP)
+        self.kind.toggled.connect(self._on_kind)
+        self.column.addLayout(row(self.kind, None))
+        self.explanation = hint()
+        self.column.addWidget(self.explanation)
+        self.tools: dict[ObjectTool, QPushButton] = {}
+        for tool, (text, tip) in TOOLS.items():
+            button = self.tools[tool] = QPushButton(text)
+            button.setCheckable(True)
+            button.setProperty("role", "segment")
+            button.setToolTip(tip)
+            button.clicked.connect(partial(self._on_pressed, tool))
+        tools = row(*self.tools.values())
+        tools.setSpacing(0)
+        for place in range(len(self.tools)):
+            tools.setStretch(place, 1)
+        self.column.addLayout(tools)
+        self.counts = hint()
+        self.counts.setProperty("role", "result")
+        self.column.addWidget(self.counts)
+        self._add_settings()
+        self.follow("structures", "image", "entry", "objects", "brush", call=self._on_state)
+        self.follow("object_tool", call=self._on_tool)
+        self.follow_running(self._on_state)
+        self._on_state()
+        self._on_tool()
+
+    def _add_settings(self) -> None:
+        self.prominence = FloatSlider(
+            min=0.01, max=0.6, step=0.01, name="prominence", label="Prominence", tracking=True
+        )
+        self.prominence.tooltip = description_of(ObjectSettings.model_fields["prominence"])
+        self.smoothing = FloatSlider(
+            min=0.0, max=6.0, step=0.1, name="smoothing", label="Smoothing", tracking=True
+        )
+        self.smoothing.tooltip = description_of(ObjectSettings.model_fields["smoothing"])
+        self.smallest = SpinBox(min=0, max=10**7, name="smallest", label="Smallest (px)")
+        self.smallest.tooltip = description_of(ObjectSettings.model_fields["smallest"])
+        self._fields = (self.prominence, self.smoothing, self.smallest)
+        form = Form(self._fields)
+        for field in self._fields:
+            field.changed.connect(partial(self._on_changed, field.name))
+        self.necks = hint(NECKS)
+        self.settings = folded("How objects are found", form)
+        self.column.addWidget(self.necks)
+        self.column.addWidget(self.settings)
+
+    # -- showing -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Update from the state of layers and models."""
+        self._on_state()
+
+    def _on_state(self) -> None:
+        session, settings = self.session, self._tuning.settings
+        able = session.image is not None and any(s.objects for s in session.structures)
+        self._show_kind()
+        for widget in (self.explanation, self.counts, *self.tools.values()):
+            widget.setVisible(able)
+        trained = session.entry is not None and settings is not None
+        self.settings.setVisible(able and trained)
+        self.necks.setVisible(able and session.entry is not None and settings is None)
+        if not able:
+            return
+        count = session.objects
+        enough = count.finished >= ENOUGH
+        self.explanation.setText(MORE if trained else TRAIN if enough else FEW)
+        self.counts.setText(f"{count.on_plane:,} on this plane, {count.finished:,} finished")
+        self.settings.setEnabled(session.job is None)
+        if settings is not None:
+            self._show_settings(settings)
+
+    def _show_kind(self) -> None:
+        """Name the structure of the brush, or the first one."""
+        structures = self.session.structures
+        chosen = next((s for s in structures if s.number == self.session.brush), structures[0])
+        self._number = chosen.number
+        self.kind.setText(f"{chosen.name} consists of objects".replace("&", "&&"))
+        with QSignalBlocker(self.kind):
+            self.kind.setChecked(chosen.objects)
+
+    def _show_settings(self, settings: ObjectSettings) -> None:
+        for field in self._fields:
+            with field.changed.blocked():
+                field.value = min(max(getattr(settings, field.name), field.min), field.max)
+
+    def _on_tool(self) -> None:
+        for tool, button in self.tools.items():
+            button.setChecked(tool is self.session.object_tool)
+
+    # -- announcing ----------------------------------------------------------------------------
+
+    def _on_kind(self, objects: bool) -> None:
+        self._objects.consists_of_objects(self._number, objects)
+
+    def _on_pressed(self, tool: ObjectTool, _: bool = False) -> None:
+        self._objects.toggle(tool)
+        self._on_tool()
+
+    def _on_changed(self, name: str, value: float) -> None:
+        self._tuning.change(**{name: value})
