@@ -236,6 +236,7 @@ class ProjectStore:
             "images": images,
             "structures": [
                 {"number": s.number, "name": s.name, "color": s.color, "file_value": s.file_value}
+                | ({"objects": True} if s.objects else {})  # unknown to earlier versions
                 for s in session.structures
             ],
             "settings": session.settings.model_dump(mode="json"),
