@@ -297,7 +297,7 @@ class ImageAnnotations:
                 return over
             layer = self._layers[LabelSource.STROKES]
             newer = layer.stamps.read(region) > times
-            if self.kind is LabelKind.STROKES:
+            if self.kind in (LabelKind.STROKES, LabelKind.FINISHED):
                 newer &= layer.values.read(region) != 0
             over[newer] = 0
             return over

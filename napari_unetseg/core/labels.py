@@ -55,6 +55,10 @@ class LabelKind(StrEnum):
         )
 
 
+OBJECT_KINDS = (LabelKind.INSTANCES, LabelKind.FINISHED)
+"""Kinds in which every number but 0 is an object."""
+
+
 def default_color(number: int) -> str:
     """Default colour of a structure, by its number."""
     return BRUSH_COLOR if number == BACKGROUND_LABEL else COLORS[(number - 1) % len(COLORS)]
@@ -194,7 +198,7 @@ class Classes:
             array = np.nan_to_num(array)
         if kind is LabelKind.FINISHED:
             unlabelled |= array <= 0
-        if kind in (LabelKind.INSTANCES, LabelKind.FINISHED):
+        if kind in OBJECT_KINDS:
             array = array > 0  # object numbers may be of any size
         elif kind is LabelKind.FULL:
             array = np.where(array >= BACKGROUND_LABEL, 1, array)  # of a binary mask

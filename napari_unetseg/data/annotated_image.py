@@ -19,7 +19,7 @@ from napari_unetseg.core.label_checks import (
     count_planes,
     read_values,
 )
-from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.labels import OBJECT_KINDS, LabelKind
 from napari_unetseg.core.singleton_axes import on_grid, same_but_singletons
 
 MOST_LOOKED = 12
@@ -116,7 +116,7 @@ class AnnotatedImage:
         Finished objects come before those of the labels.
         """
         found = None
-        if self.kind in (LabelKind.INSTANCES, LabelKind.FINISHED):
+        if self.kind in OBJECT_KINDS:
             found = np.asarray(self.labels[index])
             found = np.where(found == (0 if self.ignore is None else self.ignore), 0, found)
             found = np.where(found > 0, found, 0).astype(np.int64)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.core.atomic_write import atomic_path
-from napari_unetseg.core.labels import BACKGROUND_LABEL, Classes, LabelKind, default_color
+from napari_unetseg.core.labels import (
+    BACKGROUND_LABEL,
+    OBJECT_KINDS,
+    Classes,
+    LabelKind,
+    default_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,7 +223,7 @@ def _areas(
     labels: np.ndarray, pair: AnnotatedImage, classes: Classes
 ) -> Iterator[tuple[np.ndarray, str]]:
     known = labels != (0 if pair.ignore is None else pair.ignore)
-    if pair.kind is LabelKind.INSTANCES:
+    if pair.kind in OBJECT_KINDS:
         yield (labels > 0) & known, default_color(1)
         return
     if pair.kind is LabelKind.STROKES:

@@ -14,7 +14,14 @@ from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelS
 from napari_unetseg.annotations.sparse_array import Cell, Region, plane_region
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import ChunkPredicted, Event, Notice
-from napari_unetseg.core.labels import BACKGROUND_LABEL, IGNORE_INDEX, Classes, LabelKind, Structure
+from napari_unetseg.core.labels import (
+    BACKGROUND_LABEL,
+    IGNORE_INDEX,
+    OBJECT_KINDS,
+    Classes,
+    LabelKind,
+    Structure,
+)
 from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.score_text import agreement_text, score_name, score_text
 from napari_unetseg.core.settings import PredictSettings
@@ -94,7 +101,7 @@ class _Said:
     def __getitem__(self, plane: tuple[int, ...]) -> np.ndarray:
         region = plane_region(plane, self.shape)
         painted = self._annotated.read(LabelSource.STROKES, region).reshape(self.shape[-2:])
-        if self._annotated.kind is LabelKind.INSTANCES:
+        if self._annotated.kind in OBJECT_KINDS:
             return painted
         over = self._annotated.effective_overrides(region).reshape(self.shape[-2:])
         if self._annotated.kind is LabelKind.FULL:

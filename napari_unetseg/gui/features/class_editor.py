@@ -1,8 +1,8 @@
-"""Editing of structures: recolour, merge, delete, each one undo step."""
+"""Editing of structures: recolour, areas or objects, merge, delete, each one undo step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,8 @@ import numpy as np
 
 from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource, TimedValues
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, OBJECT_KINDS, LabelKind
+from napari_unetseg.core.text import count
 from napari_unetseg.gui.services.undo_stack import UndoStep
 from napari_unetseg.gui.state.refusal import refusing
 
@@ -105,7 +106,28 @@ class ClassEditor:
             self._end(text, number, 0)
             self._session.say(f"Done: {text}. Undo under Correct restores it with its labels.")
 
+    def consist_of_objects(self, number: int, objects: bool) -> None:
+        """Set whether a structure consists of objects rather than of areas."""
+        known = {s.number: s.objects for s in self._session.structures}
+        if known.get(number, objects) == objects:
+            return
+        with refusing(self._session):
+            if not objects and (found := self._finished(number)):
+                raise UserError(
+                    f"{self._name(number)} has {count(found, 'finished object')}, which would not "
+                    "be learned as areas; delete them first."
+                )
+            redo = partial(self._set_objects, number, objects)
+            undo = partial(self._set_objects, number, not objects)
+            self._do(f"changing {self._name(number)}", undo, redo)
+
     # -- parts ---------------------------------------------------------------------------------
+
+    def _set_objects(self, number: int, objects: bool) -> None:
+        self._session.structures = tuple(
+            replace(s, objects=objects) if s.number == number else s
+            for s in self._session.structures
+        )
 
     def _check_labels(self) -> None:
         if self._session.job is not None:
@@ -128,15 +150,25 @@ class ClassEditor:
     def _edits(self, number: int, into: int) -> list[LabelEdit]:
         edits = []
         for strokes in self._annotations.strokes.values():
-            if strokes.annotated.kind is LabelKind.INSTANCES:
+            if strokes.annotated.kind in OBJECT_KINDS:
                 continue
             full = strokes.annotated.kind is LabelKind.FULL
             value = 0 if full and into == BACKGROUND_LABEL else into
             edits += _replacing(strokes, LabelSource.STROKES, number, value)
         for prediction in self._masks.predictions.values():
+            if into in (0, BACKGROUND_LABEL):
+                edits += _without_objects(prediction, number)
             for origin in (LabelSource.CORRECTIONS, LabelSource.ACCEPTED):
                 edits += _replacing(prediction, origin, number, into)
         return edits
+
+    def _finished(self, number: int) -> int:
+        """How many finished objects a structure has, in all images."""
+        return sum(
+            len(np.unique(truth.effective_objects(region)[where]))
+            for truth in self._annotations.by_image.values()
+            for region, where in _objects_of(truth, number)
+        )
 
     def _do(self, text: str, undo: Callable[[], None], redo: Callable[[], None]) -> None:
         redo()
@@ -157,13 +189,18 @@ class ClassEditor:
         before = self._masks.renumbering()
         after = {model: _followed(known, number, into) for model, known in before.items()}
         places = self._checked.places
+        heir = next((s for s in self._session.structures if s.number == into), structure)
 
         def redo() -> None:
             for edit in edits:
                 edit.redo()
             self._masks.renumber(after)
             self._checked.renumber(number, into)
-            self._list(s for s in self._session.structures if s.number != number)
+            self._list(
+                replace(s, objects=s.objects or (structure.objects and s.number == into))
+                for s in self._session.structures
+                if s.number != number
+            )
 
         def undo() -> None:
             for edit in reversed(edits):
@@ -171,6 +208,7 @@ class ClassEditor:
             self._masks.renumber(before)
             self._checked.restore(places)
             known = {number: structure} | {s.number: s for s in self._session.structures}
+            known[heir.number] = replace(known[heir.number], objects=heir.objects)
             self._list(known[n] for n in sorted(known))
 
         self._do(text, undo, redo)
@@ -199,6 +237,30 @@ def _replacing(labels: Any, origin: LabelSource, number: int, into: int) -> list
             region = grid.region_of(cell)
             times = labels.annotated.times(origin, region)
             edits.append(LabelEdit(labels, origin, region, chunk.copy(), after, times))
+    return edits
+
+
+def _objects_of(annotated: ImageAnnotations, number: int) -> Iterator[tuple[Region, np.ndarray]]:
+    """Chunks with finished objects of a structure, and their voxels."""
+    grid = annotated.grid(LabelSource.OBJECTS)
+    for cell in grid.cells():
+        region = grid.region_of(cell)
+        where = grid.read(region) != 0
+        where &= annotated.read(LabelSource.CORRECTIONS, region) == number
+        if where.any():
+            yield region, where
+
+
+def _without_objects(labels: EditableLabels, number: int) -> list[LabelEdit]:
+    """Edits that remove the finished objects of a structure."""
+    edits = []
+    for region, where in _objects_of(labels.annotated, number):
+        before, times = (
+            read(LabelSource.OBJECTS, region)
+            for read in (labels.annotated.read, labels.annotated.times)
+        )
+        after = np.where(where, 0, before).astype(before.dtype)
+        edits.append(LabelEdit(labels, LabelSource.OBJECTS, region, before, after, times))
     return edits
 
 

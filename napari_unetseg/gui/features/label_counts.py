@@ -11,7 +11,7 @@ import numpy as np
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.errors import TrainingError
 from napari_unetseg.core.label_appearance import LabelAppearance, classify_labels
-from napari_unetseg.core.labels import BACKGROUND_LABEL, LabelKind
+from napari_unetseg.core.labels import BACKGROUND_LABEL, OBJECT_KINDS, LabelKind
 from napari_unetseg.data.image_grids import LabelCounter
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.state import messages
@@ -129,8 +129,8 @@ class LabelCounts:
 def _as_structures(counts: dict[int, int], kind: LabelKind, size: int) -> dict[int, int]:
     """Counts of a mask or of instances as counts of structures and background (255)."""
     labelled = sum(n for value, n in counts.items() if value > 0)
-    out = {BACKGROUND_LABEL: size - sum(counts.values())}
-    if kind is LabelKind.INSTANCES or (len(counts) == 1 and max(counts) >= BACKGROUND_LABEL):
+    out = {} if kind is LabelKind.FINISHED else {BACKGROUND_LABEL: size - sum(counts.values())}
+    if kind in OBJECT_KINDS or (len(counts) == 1 and max(counts) >= BACKGROUND_LABEL):
         out[1] = labelled
     else:
         out.update({n: c for n, c in counts.items() if 0 < n < BACKGROUND_LABEL})

@@ -71,7 +71,8 @@ class Snapshot:
             newer,
         )
         self._corrections: SparseArray | None = None
-        self._trained: tuple[Any, SparseArray | None] = (labels, None)
+        self._objects: SparseArray | None = None
+        self._trained: tuple[Any, SparseArray | None, SparseArray | None] = (labels, None, None)
         self._before: Snapshot | None = None
         self._settled = False
         self._lock = threading.Lock()
@@ -83,14 +84,14 @@ class Snapshot:
     def pair(self) -> AnnotatedImage:
         """The annotated image."""
         self.settle()
-        labels, corrections = self._trained
+        labels, corrections, objects = self._trained
         ignore = labels.ignore if isinstance(labels, HeldOutLabels) else None
         return AnnotatedImage(
-            self._stack, labels, self.kind, corrections, ignore, newer=self._newer
+            self._stack, labels, self.kind, corrections, ignore, self._newer, objects=objects
         )
 
     def same_as(self, other: Snapshot) -> bool:
-        """Whether another snapshot holds the same labels and corrections of the same image."""
+        """Whether another snapshot holds the same labels, corrections and objects of an image."""
         self.settle()
         other.settle()
         return (
@@ -104,19 +105,22 @@ class Snapshot:
         with self._lock:
             if self._settled:
                 return
-            known, before, self._before = None, self._before, None
+            before, self._before = self._before, None
             if before is not None:
                 before.settle()
-                known = before._annotations, before._corrections
             if self.live is not None:
                 self._take_in(*self.live)
+            known = None if before is None else (before._annotations, before._corrections)
             self._corrections = self._annotations.corrections(known)
+            known = None if before is None else (before._annotations, before._objects)
+            self._objects = self._annotations.objects(known)
             labels = self._labels
             if not isinstance(labels, SparseArray):
                 labels = on_grid(labels, self._stack.grid_shape)
             self._trained = (
                 without(labels, self.kind, self._held_out),
                 without(self._corrections, LabelKind.STROKES, self._held_out),
+                without(self._objects, LabelKind.STROKES, self._held_out),
             )
             self._settled = True
 

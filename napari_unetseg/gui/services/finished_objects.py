@@ -164,10 +164,10 @@ class FinishedObjects:
 
     def _shown(self, image: Any, region: Region) -> np.ndarray:
         """The mask on screen, else what was said of it, in numbers of corrections."""
-        prediction = self._masks.predictions.get(image)
-        if prediction is not None and prediction.alive:
-            return prediction.read(region)
-        return self._annotations.of(image).overrides(region)
+        prediction = self._masks.predictions[image]
+        return (
+            prediction.read(region) if prediction.alive else prediction.annotated.overrides(region)
+        )
 
     def _consist_of_objects(self, numbers: Sequence[int]) -> None:
         """Structures with finished objects consist of objects."""
@@ -185,9 +185,10 @@ class FinishedObjects:
         ]
 
     def _take_in(self, image: Any, region: Region) -> None:
-        """Record what is being painted on the mask."""
-        if (prediction := self._masks.predictions.get(image)) is not None:
-            prediction.record(region)
+        """Record what is being painted on the mask; make one where there is none to show it."""
+        if image not in self._masks.predictions:
+            self._masks.open(image, "", self._session.structures).close()
+        self._masks.predictions[image].record(region)
 
     def _put_back(
         self, image: Any, region: Region, now: list[PackedLabels], then: list[PackedLabels]
@@ -204,5 +205,4 @@ class FinishedObjects:
             self._annotations.changed(image, change)
 
     def _show(self, image: Any, region: Region) -> None:
-        if (prediction := self._masks.predictions.get(image)) is not None:
-            prediction.show(LabelSource.CORRECTIONS, region)
+        self._masks.predictions[image].show(LabelSource.CORRECTIONS, region)

@@ -13,7 +13,7 @@ from napari.layers import Image, Labels
 
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.label_appearance import classify_labels
-from napari_unetseg.core.labels import LabelKind, Structure
+from napari_unetseg.core.labels import OBJECT_KINDS, LabelKind, Structure
 from napari_unetseg.data.image_grids import guess_kind, thinned_counts
 from napari_unetseg.gui import layers as napari_layers
 from napari_unetseg.gui.services.label_problems import conversions_of, describe_appearance, is_grey
@@ -229,7 +229,7 @@ class ImageSources:
         session.change_source(
             labels=labels, kind=kind or LabelKind.STROKES, chosen=ours or not found
         )
-        if labels is not None and kind is not LabelKind.INSTANCES:
+        if labels is not None and kind not in OBJECT_KINDS:
             self._learn_names(labels)
         self._recolor(session.structures)
         self._events.labels_touched.emit()
@@ -340,7 +340,7 @@ class ImageSources:
     def _recolor(self, structures: Sequence[Structure]) -> None:
         """Update colours and names in all layers in use from the list."""
         for source in self._session.sources:
-            if source.labels is None or source.on_disk or source.kind is LabelKind.INSTANCES:
+            if source.labels is None or source.on_disk or source.kind in OBJECT_KINDS:
                 continue
             if source.chosen:
                 napari_layers.paint_colors(source.labels, structures)

@@ -235,7 +235,11 @@ class ProjectStore:
         images.update({key: self._describe(image, key) for image, key in self.keys.items()})
         return {
             "images": images,
-            "structures": [asdict(structure) for structure in session.structures],
+            "structures": [
+                {"number": s.number, "name": s.name, "color": s.color, "file_value": s.file_value}
+                | ({"objects": True} if s.objects else {})  # unknown to earlier versions
+                for s in session.structures
+            ],
             "settings": session.settings.model_dump(mode="json"),
             "mode": str(session.mode),
             "match_spacing": session.match_spacing,

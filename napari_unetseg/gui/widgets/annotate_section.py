@@ -42,6 +42,7 @@ KINDS = {
     LabelKind.STROKES: ("strokes", "0 is not labelled, 255 is background."),
     LabelKind.FULL: ("full mask", "0 is background, every other number a structure."),
     LabelKind.INSTANCES: ("objects", "0 is background, every other number one object."),
+    LabelKind.FINISHED: ("finished objects", "0 is not labelled, every other number one object."),
 }
 
 MOST_ROWS = 5
@@ -105,6 +106,7 @@ class AnnotatePanel(Panel):
         self.brushes.chosen.connect(structures.choose_brush)
         self.brushes.renamed.connect(structures.rename)
         self.brushes.menu_requested.connect(self._on_menu_requested)
+        self.brushes.objects_chosen.connect(self._on_objects_chosen)
         self.column.addWidget(self.brushes)
         self.balance = hint()
         self.column.addWidget(self.balance)
@@ -235,6 +237,10 @@ class AnnotatePanel(Panel):
         color = QColorDialog.getColor(QColor(old), self, "Colour of the structure")
         if color.isValid():
             self._classes.recolor(number, color.name())
+
+    def _on_objects_chosen(self, number: int, objects: bool) -> None:
+        self._classes.consist_of_objects(number, objects)
+        self._on_brushes()  # it may have been refused
 
     def _on_add_pressed(self) -> None:
         self._structures.add()

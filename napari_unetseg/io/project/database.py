@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.annotation_store import AnnotationChange, ImageAnnotations
+from napari_unetseg.annotations.annotation_store import (
+    AnnotationChange,
+    ImageAnnotations,
+    LabelSource,
+)
 from napari_unetseg.annotations.annotation_time import checked_seconds
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.labels import LabelKind
@@ -28,8 +32,9 @@ from napari_unetseg.io.project.place_rows import CheckedPlace, place_columns, pl
 
 FILE = "project.sqlite3"
 WAL = f"{FILE}-wal"
-FORMAT = 2
-"""Of a database with places; one without them stays of format 1."""
+FORMAT = 3
+"""Of a database with finished objects; one without them stays of format 2, with places, or 1."""
+PLACES_FORMAT = 2
 SCHEMA = {
     "state": "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     "images": "CREATE TABLE images "
@@ -116,7 +121,10 @@ class Database:
 
     def put_rows(self, rows: Iterable[Columns]) -> None:
         """Write label rows."""
-        self._put("labels", rows)
+        found = list(rows)
+        if any(row[2] == LabelSource.OBJECTS for row in found):
+            self._need(FORMAT)
+        self._put("labels", found)
 
     def put_places(
         self, places: Iterable[CheckedPlace], removed: Iterable[int] | None = None
@@ -126,13 +134,20 @@ class Database:
         if not _has_places(self._connection):
             if not rows:
                 return
-            self._connection.execute(PLACES)
-            self._connection.execute(f"PRAGMA user_version={FORMAT}")
+            self._need(PLACES_FORMAT)
         if removed is None:
             self._connection.execute("DELETE FROM places")
         else:
             self._connection.executemany("DELETE FROM places WHERE id = ?", ((i,) for i in removed))
         self._put("places", rows)
+
+    def _need(self, version: int) -> None:
+        """Raise the format of a database, so that earlier versions do not open it."""
+        (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if found < PLACES_FORMAT:
+            self._connection.execute(PLACES)
+        if found < version:
+            self._connection.execute(f"PRAGMA user_version={version}")
 
     def _put(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         marks = ",".join("?" * COLUMNS[table])
@@ -276,7 +291,7 @@ def _check(connection: sqlite3.Connection, folder: Path) -> None:
             f"{folder.name} was made by another version of this plugin (format {version}, here "
             f"{FORMAT}); update the plugin to open it."
         )
-    known = SCHEMA if version < FORMAT else {**SCHEMA, "places": PLACES}
+    known = SCHEMA if version < PLACES_FORMAT else {**SCHEMA, "places": PLACES}
     if sorted(found) != sorted(("table", name, sql) for name, sql in known.items()):
         raise ValueError("it has other tables")
     if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
@@ -331,7 +346,7 @@ def read_places(
 
 def _has_places(connection: sqlite3.Connection) -> bool:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return bool(version >= FORMAT)
+    return bool(version >= PLACES_FORMAT)
 
 
 def _damaged(folder: Path) -> str:

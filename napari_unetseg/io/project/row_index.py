@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_unetseg.annotations.sparse_array import Region
 
 ChunkKey = tuple[str, LabelSource, Cell]
-"""A chunk of an image's strokes, corrections or accepted regions."""
+"""A chunk of one source of an image's labels."""
 
 
 @dataclass(eq=False)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_unetseg.models.model import Model
 
 OpenStack = Callable[[Json], Stack]
+GRIDS = ("labels", "corrections", "objects")
+"""Arrays of an annotated image."""
 
 
 class MessageNumbers:
@@ -66,7 +68,8 @@ def encode_pairs(pairs: Sequence[AnnotatedImage], numbers: MessageNumbers) -> Me
             "kind": pair.kind,
             "ignore": pair.ignore,
         }
-        for name, grid in (("labels", pair.labels), ("corrections", pair.corrections)):
+        for name in GRIDS:
+            grid = getattr(pair, name)
             one[name] = None
             if grid is not None:
                 one[name], packed = pack_grid(grid)
@@ -83,15 +86,15 @@ def decode_pairs(
     left = iter(arrays)
     pairs = []
     for one in words["pairs"]:
-        grids = [
-            None if one[name] is None else unpack_grid(one[name], next(left))
-            for name in ("labels", "corrections")
+        labels, corrections, objects = [
+            None if one[name] is None else unpack_grid(one[name], next(left)) for name in GRIDS
         ]
         newer = tuple(
             region for told in one["newer"] if (region := decode_region(told)) is not None
         )
         image = stack(one["image"])
-        pairs.append(AnnotatedImage(image, grids[0], one["kind"], grids[1], one["ignore"], newer))
+        said = one["kind"], corrections, one["ignore"], newer
+        pairs.append(AnnotatedImage(image, labels, *said, objects=objects))
     return tuple(pairs)
 
 
