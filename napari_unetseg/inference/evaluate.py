@@ -16,7 +16,7 @@ from napari_unetseg.core.metrics import Scores, confusion, scores_of
 from napari_unetseg.core.object_metrics import ObjectCounts, count_objects
 from napari_unetseg.core.settings import PredictSettings
 from napari_unetseg.data.annotated_image import values_of
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference.predict import predict_events
 from napari_unetseg.models.voxel_sizes import fit_spacing
 

@@ -49,7 +49,7 @@ class ObjectsFound(Event):
 
     def found_with(self, settings: ObjectSettings | None) -> ObjectsFound:
         """The same with the objects that other settings give."""
-        from napari_unetseg.inference.object_ids import find_objects
+        from napari_unetseg.data.object_ids import find_objects
 
         maps = None if self.maps is None else self.maps.astype(np.float32) / FULL_SCALE
         ids = find_objects(self.mask, maps, self.structures, settings, self.spacing)

@@ -16,7 +16,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import TilePredicted
 from napari_unetseg.core.labels import Structure
 from napari_unetseg.core.object_metrics import ObjectCounts, count_objects
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference.predict import predict_events
 
 

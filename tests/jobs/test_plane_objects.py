@@ -19,7 +19,7 @@ from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.labels import LabelKind, Structure
 from napari_unetseg.core.settings import ObjectSettings, PredictSettings
 from napari_unetseg.data.annotated_image import AnnotatedImage
-from napari_unetseg.inference.object_ids import find_objects
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference.predict import predict, predict_events
 from napari_unetseg.jobs import plane_objects
 from napari_unetseg.jobs.live_predictor import LivePredictor, Viewport, ViewportState, ViewportTask

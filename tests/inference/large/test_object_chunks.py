@@ -21,11 +21,11 @@ from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.object_maps import FULL_SCALE
 from napari_unetseg.core.settings import ObjectSettings
+from napari_unetseg.data.object_ids import find_objects
 from napari_unetseg.inference.large import chunk_grid, object_chunks
 from napari_unetseg.inference.large.atomic_store import FolderStore
 from napari_unetseg.inference.large.chunk_task import Predicted
 from napari_unetseg.inference.large.predict_to_zarr import predict_to_zarr
-from napari_unetseg.data.object_ids import find_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
