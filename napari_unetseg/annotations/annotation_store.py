@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from napari_unetseg.annotations.sparse_array import (
-    Cell,
-    Region,
-    SparseArray,
-    parts,
-    uniform,
-    within,
+from napari_unetseg.annotations.sparse_array import Cell, Region, SparseArray, within
+from napari_unetseg.annotations.timed_grid import (
+    TimedGrid,
+    bounds,
+    changed_parts,
+    clipped,
+    write_part,
 )
 from napari_unetseg.core.labels import LabelKind
 
@@ -62,17 +62,6 @@ OVERRIDING = (LabelSource.CORRECTIONS, LabelSource.ACCEPTED)
 """Sources that may override strokes."""
 
 
-class _Layer:
-    """Values and times of one source."""
-
-    def __init__(self, values: SparseArray, stamps: SparseArray) -> None:
-        self.values, self.stamps = values, stamps
-
-    @classmethod
-    def empty(cls, shape: Sequence[int], dtype: Any) -> _Layer:
-        return cls(SparseArray(shape, dtype), SparseArray(shape, np.uint32))
-
-
 class ImageAnnotations:
     """Thread-safe annotations of one image.
 
@@ -94,9 +83,9 @@ class ImageAnnotations:
         self._away, self._newest_object = False, 0
         self._lock = threading.RLock()
         self._ready, self._wanted = np.empty(0, np.uint8), 0
-        self._layers = {o: _Layer.empty(shape, np.uint8) for o in LabelSource}
-        self._layers[LabelSource.STROKES] = _Layer.empty(shape, dtype)
-        self._layers[LabelSource.OBJECTS] = _Layer.empty(shape, np.uint32)
+        self._layers = {o: TimedGrid.empty(shape, np.uint8) for o in LabelSource}
+        self._layers[LabelSource.STROKES] = TimedGrid.empty(shape, dtype)
+        self._layers[LabelSource.OBJECTS] = TimedGrid.empty(shape, np.uint32)
 
     def grid(self, origin: LabelSource) -> SparseArray:
         """The values of one source; read-only."""
@@ -117,15 +106,15 @@ class ImageAnnotations:
         """Record a region's new values as the newest change; None if nothing changed."""
         with self._lock:
             layer = self._layers[origin]
-            found = list(_changed(layer.values, region, values))
+            found = list(changed_parts(layer.values, region, values))
             if not found:
                 return None
-            cut = _bounds((part, differs) for part, differs, _ in found)
+            cut = bounds((part, differs) for part, differs, _ in found)
             values = self._copied(values[within(cut, region)])
             self._count_objects(origin, values)
             self.stamp += 1
             for part, differs, _ in found:
-                _write(layer, *_clip(cut, values, part, differs), self.stamp)
+                write_part(layer, *clipped(cut, values, part, differs), self.stamp)
             return AnnotationChange(origin, cut, values, self.stamp)
 
     def flush(self, most: int = 16) -> bool:
@@ -218,8 +207,8 @@ class ImageAnnotations:
                 layer.stamps.write(region, change.stamps)
                 layer.values.write(region, values)
             else:
-                for part, differs, new in list(_changed(layer.values, region, values)):
-                    _write(layer, part, differs, new.copy(), change.stamp)
+                for part, differs, new in list(changed_parts(layer.values, region, values)):
+                    write_part(layer, part, differs, new.copy(), change.stamp)
             self.stamp = max(self.stamp, change.stamp)
 
     def adopt(self, array: Any, kind: LabelKind) -> Iterator[AnnotationChange]:
@@ -240,7 +229,7 @@ class ImageAnnotations:
         """Clear the strokes for another layer."""
         with self._lock:
             self.kind, self._away = kind, False
-            self._layers[LabelSource.STROKES] = _Layer.empty(
+            self._layers[LabelSource.STROKES] = TimedGrid.empty(
                 self.shape, np.dtype(dtype).newbyteorder("=")
             )
 
@@ -252,7 +241,7 @@ class ImageAnnotations:
         with self._lock:
             old = self._layers[LabelSource.STROKES]
             values = SparseArray(self.shape, np.dtype(dtype).newbyteorder("="))
-            new = _Layer(values, old.stamps)
+            new = TimedGrid(values, old.stamps)
             for cell in old.values.cells():
                 region = old.values.region_of(cell)
                 new.values.write(region, old.values.read(region).astype(new.values.dtype))
@@ -354,7 +343,7 @@ class ImageAnnotations:
             copy.stamp, copy._away = self.stamp, self._away
             copy._newest_object = self._newest_object
             for origin, layer in self._layers.items():
-                copy._layers[origin] = _Layer(layer.values.snapshot(), layer.stamps.snapshot())
+                copy._layers[origin] = TimedGrid(layer.values.snapshot(), layer.stamps.snapshot())
             return copy
 
     def corrections(
@@ -443,52 +432,3 @@ class ImageAnnotations:
         newer = (values != 0) & (stamps > times)
         out[newer], times[newer] = values[newer], stamps[newer]
         return out, times
-
-
-def _changed(
-    grid: SparseArray, region: Region, values: np.ndarray
-) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:
-    """The changed parts of a region, the changed voxels in them, and their values."""
-    for part in parts(region):
-        new = values[within(part, region)]
-        differs = new != grid.view(part)
-        if differs.any():
-            yield part, differs, new
-
-
-def _write(
-    layer: _Layer, part: Region, differs: np.ndarray, values: np.ndarray, stamp: int
-) -> None:
-    """Write a part's values, which the layer adopts, and the time where they differ."""
-    if differs.all():
-        layer.stamps.adopt_chunk(part, uniform(np.uint32(stamp), differs.shape))
-    else:
-        layer.stamps.set_lazy(part, differs, np.uint32(stamp))
-    layer.values.adopt_chunk(part, values)
-
-
-def _clip(
-    box: Region, values: np.ndarray, part: Region, differs: np.ndarray
-) -> tuple[Region, np.ndarray, np.ndarray]:
-    """Clip a part, its mask of changes and its values to a box."""
-    both = list(zip(part, box, strict=True))
-    if all(b.start <= p.start and p.stop <= b.stop for p, b in both):
-        return part, differs, values[within(part, box)]
-    inside = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in both)
-    return inside, differs[within(inside, part)], values[within(inside, box)]
-
-
-def _bounds(found: Iterable[tuple[Region, np.ndarray]]) -> Region:
-    """The bounding box of the changed voxels."""
-    low: dict[int, int] = {}
-    high: dict[int, int] = {}
-    for part, differs in found:
-        for axis, along in enumerate(part):
-            if axis in low and low[axis] <= along.start and along.stop <= high[axis]:
-                continue
-            others = tuple(a for a in range(differs.ndim) if a != axis)
-            places = np.flatnonzero(differs.any(axis=others))
-            first, last = along.start + int(places[0]), along.start + int(places[-1])
-            low[axis] = min(low.get(axis, first), first)
-            high[axis] = max(high.get(axis, 0), last + 1)
-    return tuple(map(slice, low.values(), high.values()))
