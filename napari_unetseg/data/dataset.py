@@ -336,14 +336,19 @@ class TrainingDataset:
                 yield self.read(plane, region), maps
 
     def object_windows(self, most: int) -> Iterator[tuple[LabelledPlane, tuple[slice, ...]]]:
-        """Planes and regions with known objects, held out or not, about ``most`` voxels in all."""
+        """Planes and regions with known objects, held out or not, about ``most`` voxels in all.
+
+        Those with the most objects come first.
+        """
         places = [
-            (p, r) for p in self.planes if p.objects is not None for r in _pieces(p.train.shape)
+            (len(np.unique(plane.objects[region])) - 1, plane, region)
+            for plane in self.planes
+            if plane.objects is not None
+            for region in _pieces(plane.train.shape)
         ]
         left = most
-        for number in np.random.default_rng(self._seed).permutation(len(places)):
-            plane, region = places[number]
-            if left > 0 and plane.objects is not None and plane.objects[region].any():
+        for objects, plane, region in sorted(places, key=lambda place: -place[0]):
+            if left > 0 and objects > 0:
                 yield plane, region
                 left -= plane.train[region].size
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from napari_unetseg.models.unet import UNet
     from napari_unetseg.training.trainer import Trainer, Weights
 
-SHAPES, SMOOTHINGS = (0.0, 0.5), (1.0, 2.0)
-PROMINENCES = (0.06, 0.1, 0.15, 0.2, 0.3)
-"""What is searched."""
-MOST_VOXELS = 2**19
+SHAPES, SMOOTHINGS = (0.5, 0.0, 1.0), (1.0, 2.0)
+PROMINENCES = (0.1, 0.06, 0.15, 0.2, 0.3)
+"""What is searched; the first of each are the default."""
+MOST_VOXELS = 2**20
 """Most voxels of the windows in which it is searched."""
 ENOUGH_HELD_OUT = 10
 """Held-out objects that suffice; with fewer of them all known objects are used."""
-SMALLEST = 0.25
+SMALLEST = 0.1
 """Smallest object that is kept, as a fraction of the smallest known ones."""
 
 
@@ -74,8 +74,9 @@ class ObjectSearch:
 def search_object_settings(trainer: Trainer, weights: Weights) -> ObjectSearch | None:
     """The settings with which a network finds the known objects best.
 
-    Held-out objects count if there are enough of them. The score is the mean of the average
-    precision at IoU 0.5 and 0.75.
+    Held-out objects count if there are enough of them. The score is the sum of the average
+    precision at IoU 0.5 and 0.75. The default stays unless others are better by more than
+    1 / √(number of objects), since less may be chance.
 
     Parameters
     ----------
@@ -110,7 +111,9 @@ def search_object_settings(trainer: Trainer, weights: Weights) -> ObjectSearch |
         )
         counts = _count(windows, settings, structures, held_out=held_out)
         score = counts.precision_at(0.5) + counts.precision_at(0.75)
-        if score > most or best is None:
+        if best is None:
+            score += 1 / math.sqrt(max(1, counts.true))
+        if best is None or score > most:
             best, most = ObjectSearch(settings, counts, held_out), score
     return best
 
