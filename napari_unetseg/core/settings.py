@@ -229,13 +229,13 @@ class TrainSettings(_Settings):
 class ObjectSettings(_Settings):
     """How objects are found in a mask and its object maps (`core.object_maps`)."""
 
-    prominence: float = Field(0.2, ge=0, le=1)
+    prominence: float = Field(0.1, ge=0, le=1)
     """How deep the valley between two objects must be, from 0 to 1; less splits more."""
     smoothing: float = Field(1.0, ge=0, le=16)
     """Standard deviation of the Gaussian that smooths the maps, in voxels of Y and X."""
     smallest: int = Field(0, ge=0)
     """Objects of fewer voxels are left out."""
-    shape: float = Field(0.0, ge=0, le=1)
+    shape: float = Field(0.5, ge=0, le=1)
     """Weight of the shape of the mask, whose necks part objects, beside that of the object maps."""
     radius: float | None = Field(None, gt=0, le=256)
     """Where the shape of the mask counts: the depth of most objects, in voxels of Y and X. By

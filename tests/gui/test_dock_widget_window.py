@@ -251,6 +251,7 @@ def test_every_control_says_what_it_does(painted: Window) -> None:
         "Chosen for these images",
         "Other models at the same places",
         "Project",
+        "How objects are found",
     }
     assert set(mute) <= folds
     for widget in (*painted.dock.advanced.form.values, *painted.dock.advanced.augment.values):
