@@ -110,7 +110,7 @@ class UNetDock(BaseDock):
         column.setSpacing(6)
         column.addWidget(self.welcome)
         for number, section in enumerate(self.sections):
-            if number:
+            if number and section is not self.objects:  # it belongs to the one above
                 column.addWidget(_rule())
             column.addWidget(section)
         column.addStretch(1)

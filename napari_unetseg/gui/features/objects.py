@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.state.session import Session
 
 NO_STRUCTURE = (
-    "No structure consists of objects; choose the brush of one that does, and say so under Objects."
+    "No structure consists of objects; choose one that does under Annotate and check the box there."
 )
 DONE = {
     ObjectTool.PAINT: "painting an object",
@@ -67,13 +67,6 @@ class Objects:
         session.events.image.connect(self._on_image, max_args=0)
         events.tick.connect(self._on_tick)
         events.closed.connect(self._mouse.drop)
-
-    def consists_of_objects(self, number: int, objects: bool) -> None:
-        """Say whether a structure consists of objects or of areas."""
-        structures = self._session.structures
-        self._session.structures = tuple(
-            replace(s, objects=objects) if s.number == number else s for s in structures
-        )
 
     # -- tools ---------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
+    QCheckBox,
     QColorDialog,
     QComboBox,
     QFileDialog,
@@ -30,6 +31,7 @@ from napari_unetseg.gui.widgets.class_brushes import BrushList
 from napari_unetseg.gui.widgets.section import Panel, hint, layer_combo, row, show_choice
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.labels import Structure
     from napari_unetseg.gui.features.class_editor import ClassEditor
     from napari_unetseg.gui.features.label_conversion import LabelConversion
     from napari_unetseg.gui.features.structures import Structures
@@ -46,6 +48,10 @@ KINDS = {
 }
 
 MOST_ROWS = 5
+OBJECTS_TIP = (
+    "Each nucleus or cell has a number of its own, and touching ones are told apart. Otherwise the "
+    "structure is an area, in which touching parts are one."
+)
 
 
 def kind_combo() -> QComboBox:
@@ -106,8 +112,11 @@ class AnnotatePanel(Panel):
         self.brushes.chosen.connect(structures.choose_brush)
         self.brushes.renamed.connect(structures.rename)
         self.brushes.menu_requested.connect(self._on_menu_requested)
-        self.brushes.objects_chosen.connect(self._on_objects_chosen)
         self.column.addWidget(self.brushes)
+        self.objects = QCheckBox()
+        self.objects.setToolTip(OBJECTS_TIP)
+        self.objects.toggled.connect(self._on_objects)
+        self.column.addLayout(row(self.objects, None))
         self.balance = hint()
         self.column.addWidget(self.balance)
 
@@ -201,11 +210,23 @@ class AnnotatePanel(Panel):
         self.brushes.show_counts(dict(self.session.counts))
         self.brushes.show_scores(self.session.scores)
         self.brushes.show_chosen(self.session.brush)
+        self._show_objects()
         source = self.session.source()
         strokes = source is not None and source.kind is LabelKind.STROKES
         text = balance(self.session.counts, self.session.structures) if strokes else ""
         self.balance.setText(text)
         self.balance.setVisible(bool(text))
+
+    def _chosen(self) -> Structure:
+        """The structure of the brush, or the first one."""
+        structures = self.session.structures
+        return next((s for s in structures if s.number == self.session.brush), structures[0])
+
+    def _show_objects(self) -> None:
+        chosen = self._chosen()
+        self.objects.setText(f"{chosen.name} consists of objects".replace("&", "&&"))
+        with QSignalBlocker(self.objects):
+            self.objects.setChecked(chosen.objects)
 
     def _on_labels_chosen(self) -> None:
         self._sources.choose_labels(self.labels.value)
@@ -238,9 +259,9 @@ class AnnotatePanel(Panel):
         if color.isValid():
             self._classes.recolor(number, color.name())
 
-    def _on_objects_chosen(self, number: int, objects: bool) -> None:
-        self._classes.consist_of_objects(number, objects)
-        self._on_brushes()  # it may have been refused
+    def _on_objects(self, objects: bool) -> None:
+        self._classes.consist_of_objects(self._chosen().number, objects)
+        self._show_objects()  # it may have been refused
 
     def _on_add_pressed(self) -> None:
         self._structures.add()

@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import FloatSlider, SpinBox
-from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox, QPushButton
+from qtpy.QtWidgets import QPushButton
 
 from napari_unetseg.core.settings import ObjectSettings, description_of
 from napari_unetseg.gui.state.session import ObjectTool
@@ -30,10 +29,6 @@ TOOLS = {
     ObjectTool.DELETE: ("Delete", "Click an object: it becomes background (W)."),
     ObjectTool.ACCEPT: ("Accept", "Click an object that is right: it is finished (G)."),
 }
-KIND_TIP = (
-    "Each nucleus or cell is to have a number of its own. Otherwise the structure is an area, and "
-    "touching parts are one."
-)
 ENOUGH = 10
 """Finished objects with which the network can learn where objects end."""
 FEW = (
@@ -49,16 +44,12 @@ NECKS = (
 
 
 class ObjectsPanel(Panel):
-    """Which structures consist of objects; tools and counts of those of the chosen image."""
+    """Tools and counts of the objects of the chosen image; shown where structures have them."""
 
     def __init__(self, session: Session, objects: Objects, tuning: ObjectTuning) -> None:
         super().__init__("Objects", session)
         self._tuning = tuning
         self._objects = objects
-        self.kind = QCheckBox()
-        self.kind.setToolTip(KIND_TIP)
-        self.kind.toggled.connect(self._on_kind)
-        self.column.addLayout(row(self.kind, None))
         self.explanation = hint()
         self.column.addWidget(self.explanation)
         self.tools: dict[ObjectTool, QPushButton] = {}
@@ -94,7 +85,9 @@ class ObjectsPanel(Panel):
         self.smoothing.tooltip = description_of(ObjectSettings.model_fields["smoothing"])
         self.smallest = SpinBox(min=0, max=10**7, name="smallest", label="Smallest (px)")
         self.smallest.tooltip = description_of(ObjectSettings.model_fields["smallest"])
-        self._fields = (self.prominence, self.smoothing, self.smallest)
+        self.shape = FloatSlider(min=0.0, max=1.0, step=0.1, name="shape", label="Mask's shape")
+        self.shape.tooltip = description_of(ObjectSettings.model_fields["shape"])
+        self._fields = (self.prominence, self.shape, self.smoothing, self.smallest)
         form = Form(self._fields)
         for field in self._fields:
             field.changed.connect(partial(self._on_changed, field.name))
@@ -112,9 +105,7 @@ class ObjectsPanel(Panel):
     def _on_state(self) -> None:
         session, settings = self.session, self._tuning.settings
         able = session.image is not None and any(s.objects for s in session.structures)
-        self._show_kind()
-        for widget in (self.explanation, self.counts, *self.tools.values()):
-            widget.setVisible(able)
+        self.setVisible(able)
         trained = session.entry is not None and settings is not None
         self.settings.setVisible(able and trained)
         self.necks.setVisible(able and session.entry is not None and settings is None)
@@ -128,15 +119,6 @@ class ObjectsPanel(Panel):
         if settings is not None:
             self._show_settings(settings)
 
-    def _show_kind(self) -> None:
-        """Name the structure of the brush, or the first one."""
-        structures = self.session.structures
-        chosen = next((s for s in structures if s.number == self.session.brush), structures[0])
-        self._number = chosen.number
-        self.kind.setText(f"{chosen.name} consists of objects".replace("&", "&&"))
-        with QSignalBlocker(self.kind):
-            self.kind.setChecked(chosen.objects)
-
     def _show_settings(self, settings: ObjectSettings) -> None:
         for field in self._fields:
             with field.changed.blocked():
@@ -147,9 +129,6 @@ class ObjectsPanel(Panel):
             button.setChecked(tool is self.session.object_tool)
 
     # -- announcing ----------------------------------------------------------------------------
-
-    def _on_kind(self, objects: bool) -> None:
-        self._objects.consists_of_objects(self._number, objects)
 
     def _on_pressed(self, tool: ObjectTool, _: bool = False) -> None:
         self._objects.toggle(tool)

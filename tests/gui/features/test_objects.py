@@ -125,7 +125,7 @@ def test_a_structure_of_areas_has_no_object_layer(plugin: Plugin) -> None:
     assert plugin.object_layers.current is None
     plugin.objects.toggle(ObjectTool.PAINT)
     assert plugin.session.message.level is Level.WARNING
-    plugin.objects.consists_of_objects(1, True)
+    plugin.classes.consist_of_objects(1, True)
     plugin.objects.toggle(ObjectTool.PAINT)
     assert plugin.session.object_tool is ObjectTool.PAINT
 

@@ -44,7 +44,8 @@ def test_folders_come_with_their_kind(
 
     monkeypatch.setattr(QInputDialog, "getItem", choose)
     panel.folders.click()
-    assert [choice.split(":")[0] for choice in offered] == ["strokes", "full mask", "objects"]
+    names = ["strokes", "full mask", "objects", "finished objects"]
+    assert [choice.split(":")[0] for choice in offered] == names
     kinds = [s.kind for s in plugin.session.sources if s.on_disk]
     assert kinds == ([LabelKind.INSTANCES] if agreed else [])
 
