@@ -92,3 +92,31 @@ class Window:
             self.wait(partial(self.aims, canvas, point))
         QTest.mouseRelease(canvas, LEFT, NONE, self.at(*end))
         QApplication.processEvents()
+
+    def tap(self, pixel: tuple[float, float]) -> None:
+        """Click a pixel of the image."""
+        canvas = self.viewer.window._qt_viewer.canvas.native
+        self.settle(canvas)
+        self.wait(lambda: self.aims(canvas, pixel))
+        QTest.mousePress(canvas, LEFT, NONE, self.at(*pixel))
+        QTest.mouseRelease(canvas, LEFT, NONE, self.at(*pixel))
+        QApplication.processEvents()
+
+    def press(self, key: Any, modifier: Any = NONE) -> None:
+        """Press a key at the canvas."""
+        canvas = self.viewer.window._qt_viewer.canvas.native
+        canvas.setFocus()
+        QTest.keyClick(canvas, key, modifier)
+        QApplication.processEvents()
+
+
+def in_front(window: Window) -> None:
+    """Bring the window to the front, the keyboard at its canvas."""
+    main = window.dock.window()
+    main.raise_()
+    main.activateWindow()
+    canvas = window.viewer.window._qt_viewer.canvas.native
+    window.wait(main.isActiveWindow)
+    canvas.setFocus()
+    window.wait(lambda: QApplication.focusWidget() is canvas)
+    window.settle(canvas)  # the screen answers late, and a dock that appears takes room

@@ -20,7 +20,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel, QShortcut, QWidget
-from window_parts import LEFT, NONE, Window
+from window_parts import LEFT, NONE, Window, in_front
 
 from napari_unetseg import __version__
 from napari_unetseg.annotations.annotation_store import LabelSource
@@ -59,17 +59,6 @@ def hands(painted: Window, keys_kept: None, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Application, "get_app", lambda _: get_app_model())
     in_front(painted)
     return painted
-
-
-def in_front(window: Window) -> None:
-    main = window.dock.window()
-    main.raise_()
-    main.activateWindow()
-    canvas = window.viewer.window._qt_viewer.canvas.native
-    window.wait(main.isActiveWindow)
-    canvas.setFocus()
-    window.wait(lambda: QApplication.focusWidget() is canvas)
-    window.settle(canvas)  # the screen answers late, and a dock that appears takes room
 
 
 def press(key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
