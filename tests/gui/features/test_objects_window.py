@@ -43,7 +43,7 @@ class Nuclei(Window):
         self.viewer.reset_view()
         self.session.change_settings(depth=2, width=8, patch=64, batch=4)
         self.wait(lambda: self.session.counts.get(1, 0) > 0)
-        self.click(self.dock.objects.kind)
+        self.click(self.dock.annotate.objects)
         assert self.session.structures[0].objects
         self.train()
 
