@@ -65,7 +65,7 @@ class UNetDock(BaseDock):
         self.next_region = NextRegionPanel(session, plugin.next_region, plugin.uncertainty)
         self.train = TrainPanel(session, plugin.training)
         self.review = ReviewPanel(session, plugin.review, plugin.undo, plugin.outline, plugin.masks)
-        self.objects = ObjectsPanel(session, plugin.objects, plugin.object_settings)
+        self.objects = ObjectsPanel(session, plugin.objects, plugin.classes, plugin.object_settings)
         self.result = ResultPanel(
             session,
             plugin.sources,

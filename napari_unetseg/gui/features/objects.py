@@ -68,13 +68,6 @@ class Objects:
         events.tick.connect(self._on_tick)
         events.closed.connect(self._mouse.drop)
 
-    def consists_of_objects(self, number: int, objects: bool) -> None:
-        """Say whether a structure consists of objects or of areas."""
-        structures = self._session.structures
-        self._session.structures = tuple(
-            replace(s, objects=objects) if s.number == number else s for s in structures
-        )
-
     # -- tools ---------------------------------------------------------------------------------
 
     def choose(self, tool: ObjectTool) -> None:

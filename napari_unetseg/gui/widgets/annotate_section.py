@@ -106,7 +106,6 @@ class AnnotatePanel(Panel):
         self.brushes.chosen.connect(structures.choose_brush)
         self.brushes.renamed.connect(structures.rename)
         self.brushes.menu_requested.connect(self._on_menu_requested)
-        self.brushes.objects_chosen.connect(self._on_objects_chosen)
         self.column.addWidget(self.brushes)
         self.balance = hint()
         self.column.addWidget(self.balance)
@@ -221,6 +220,9 @@ class AnnotatePanel(Panel):
         menu, classes = QMenu(self), self._classes
         names = {s.number: s.name for s in self.session.structures}
         _act(menu, "Colour…", partial(self._on_recolor, number))
+        objects = next(s.objects for s in self.session.structures if s.number == number)
+        switch = partial(classes.consist_of_objects, number, not objects)
+        _act(menu, "Consists of objects", switch, checked=objects)
         if (merge := menu.addMenu("Merge into")) is not None:
             for other, name in {**names, BACKGROUND_LABEL: "background"}.items():
                 if other != number:
@@ -237,10 +239,6 @@ class AnnotatePanel(Panel):
         color = QColorDialog.getColor(QColor(old), self, "Colour of the structure")
         if color.isValid():
             self._classes.recolor(number, color.name())
-
-    def _on_objects_chosen(self, number: int, objects: bool) -> None:
-        self._classes.consist_of_objects(number, objects)
-        self._on_brushes()  # it may have been refused
 
     def _on_add_pressed(self) -> None:
         self._structures.add()
@@ -282,9 +280,11 @@ class AnnotatePanel(Panel):
             self._sources.remove_source(_source_of(item))
 
 
-def _act(menu: QMenu, text: str, call: Callable[[], None]) -> None:
+def _act(menu: QMenu, text: str, call: Callable[[], None], *, checked: bool | None = None) -> None:
     action = menu.addAction(text)
     if action is not None:
+        action.setCheckable(checked is not None)
+        action.setChecked(bool(checked))
         action.triggered.connect(lambda _=False: call())
 
 

@@ -18,18 +18,12 @@ if TYPE_CHECKING:
     from napari_unetseg.core.labels import Structure
     from napari_unetseg.core.metrics import Scores
 
-OBJECTS_TIP = (
-    "Areas: one mask.\nObjects: each has its own number; touching ones are told apart. "
-    "Finish a few objects so that they can be learned."
-)
-
 
 class BrushRow(QFrame):
-    """One brush: colour, number, name, areas or objects, number of labelled pixels."""
+    """One brush: colour, number, name, number of labelled pixels."""
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    objects_chosen = Signal(int, bool)
     menu_requested = Signal(int)
 
     def __init__(self, number: int, name: str, color: str) -> None:
@@ -50,19 +44,13 @@ class BrushRow(QFrame):
         self.count.setProperty("role", "hint")
         self.score = QLabel()
         self.score.setProperty("role", "hint")
-        self.objects = QToolButton()
-        self.objects.setCheckable(True)
-        self.objects.setToolTip(OBJECTS_TIP)
-        self.objects.clicked.connect(partial(self.objects_chosen.emit, number))
-        self.objects.setVisible(number != BACKGROUND_LABEL)
-        self.show_objects(False)
         self.more = QToolButton()
         self.more.setText("⋯")
-        self.more.setToolTip(f"Colour, merge or delete {name}.")
+        self.more.setToolTip(f"Colour, objects or areas, merge or delete {name}.")
         self.more.setAccessibleName(f"More about {name}")
         self.more.clicked.connect(partial(self.menu_requested.emit, number))
         self.more.setVisible(number != BACKGROUND_LABEL)
-        parts = (self.swatch, figure, self.name, self.objects, self.count, self.score, self.more)
+        parts = (self.swatch, figure, self.name, self.count, self.score, self.more)
         layout = row(*parts, stretch=2)
         layout.setContentsMargins(6, 3, 6, 3)
         self.setLayout(layout)
@@ -97,12 +85,6 @@ class BrushRow(QFrame):
         """Set the structure's colour."""
         self.swatch.setStyleSheet(f"background: {color}; border-radius: 3px;")
 
-    def show_objects(self, objects: bool) -> None:
-        """Set whether the structure consists of objects."""
-        self.objects.setChecked(objects)
-        self.objects.setText("Objects" if objects else "Areas")
-        self.objects.setAccessibleName(f"Structure {self.number} consists of objects")
-
     def _on_renamed(self) -> None:
         self.renamed.emit(self.number, self.name.text())
 
@@ -112,7 +94,6 @@ class BrushList(QWidget):
 
     chosen = Signal(int)
     renamed = Signal(int, str)
-    objects_chosen = Signal(int, bool)
     menu_requested = Signal(int)
 
     def __init__(self) -> None:
@@ -135,7 +116,6 @@ class BrushList(QWidget):
                 self._rows[number].name.setText(name)
                 self._rows[number].show_color(color)
                 self._rows[number].setAccessibleName(f"Brush {number}, {name}")
-            self._show_objects(structures)
             return
         for old in self._rows.values():
             self._column.removeWidget(old)
@@ -145,14 +125,8 @@ class BrushList(QWidget):
         for new in self._rows.values():
             new.chosen.connect(self.chosen)
             new.renamed.connect(self.renamed)
-            new.objects_chosen.connect(self.objects_chosen)
             new.menu_requested.connect(self.menu_requested)
             self._column.addWidget(new)
-        self._show_objects(structures)
-
-    def _show_objects(self, structures: tuple[Structure, ...]) -> None:
-        for structure in structures:
-            self._rows[structure.number].show_objects(structure.objects)
 
     def show_counts(self, counts: dict[int, int]) -> None:
         """Set the number of labelled pixels of each row."""

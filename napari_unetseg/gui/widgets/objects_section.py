@@ -15,20 +15,27 @@ from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
 
 if TYPE_CHECKING:
+    from napari_unetseg.gui.features.class_editor import ClassEditor
     from napari_unetseg.gui.features.object_tuning import ObjectTuning
     from napari_unetseg.gui.features.objects import Objects
-    from napari_unetseg.gui.state.session import Session
+    from napari_unetseg.gui.state.session import ObjectCount, Session
 
 TOOLS = {
     ObjectTool.PAINT: (
         "New",
-        "Paint an object with a number of its own (N). Paint over an object with its own number "
-        "to draw it anew.",
+        "Paint all of one object; press New again (N) for the next. With the number of an object "
+        "you draw that one anew.",
     ),
-    ObjectTool.MERGE: ("Merge", "Drag across two or more objects: they become one (J)."),
-    ObjectTool.SPLIT: ("Split", "Drag through an object: it is cut in two (K)."),
+    ObjectTool.MERGE: ("Merge", "Drag from one object into another: they become one (J)."),
+    ObjectTool.SPLIT: (
+        "Split",
+        "Drag through an object, from outside to outside: it is cut in two (K).",
+    ),
     ObjectTool.DELETE: ("Delete", "Click an object: it becomes background (W)."),
-    ObjectTool.ACCEPT: ("Accept", "Click an object that is right: it is finished (G)."),
+    ObjectTool.ACCEPT: (
+        "Accept",
+        "Click an object that is right: it is finished, and predictions leave it as it is (G).",
+    ),
 }
 KIND_TIP = (
     "Each nucleus or cell is to have a number of its own. Otherwise the structure is an area, and "
@@ -36,25 +43,27 @@ KIND_TIP = (
 )
 ENOUGH = 10
 """Finished objects with which the network can learn where objects end."""
+NONE_YET = (
+    "Press Train: with the mask come its objects, each in a colour of its own. Or paint a few "
+    "whole ones with New."
+)
 FEW = (
     "Finish a few whole objects, touching ones above all: accept those that are right, correct "
     "or paint others. The network learns from them where objects end."
 )
 MORE = "Correct objects that are wrong: merge, split, delete or paint them. Then train again."
 TRAIN = "Press Train, or let it run in Live: the network learns the finished objects."
-NECKS = (
-    "Objects are split at necks of the mask, as no whole objects were known in training. With "
-    "finished ones the network learns where objects end."
-)
+NECKS = "Until then objects are split at necks of the mask."
 
 
 class ObjectsPanel(Panel):
     """Which structures consist of objects; tools and counts of those of the chosen image."""
 
-    def __init__(self, session: Session, objects: Objects, tuning: ObjectTuning) -> None:
+    def __init__(
+        self, session: Session, objects: Objects, classes: ClassEditor, tuning: ObjectTuning
+    ) -> None:
         super().__init__("Objects", session)
-        self._tuning = tuning
-        self._objects = objects
+        self._objects, self._classes, self._tuning = objects, classes, tuning
         self.kind = QCheckBox()
         self.kind.setToolTip(KIND_TIP)
         self.kind.toggled.connect(self._on_kind)
@@ -73,8 +82,10 @@ class ObjectsPanel(Panel):
         for place in range(len(self.tools)):
             tools.setStretch(place, 1)
         self.column.addLayout(tools)
+        self.how = hint()
+        self.how.setProperty("role", "result")
+        self.column.addWidget(self.how)
         self.counts = hint()
-        self.counts.setProperty("role", "result")
         self.column.addWidget(self.counts)
         self._add_settings()
         self.follow("structures", "image", "entry", "objects", "brush", call=self._on_state)
@@ -98,9 +109,7 @@ class ObjectsPanel(Panel):
         form = Form(self._fields)
         for field in self._fields:
             field.changed.connect(partial(self._on_changed, field.name))
-        self.necks = hint(NECKS)
         self.settings = folded("How objects are found", form)
-        self.column.addWidget(self.necks)
         self.column.addWidget(self.settings)
 
     # -- showing -------------------------------------------------------------------------------
@@ -117,16 +126,23 @@ class ObjectsPanel(Panel):
             widget.setVisible(able)
         trained = session.entry is not None and settings is not None
         self.settings.setVisible(able and trained)
-        self.necks.setVisible(able and session.entry is not None and settings is None)
         if not able:
             return
         count = session.objects
-        enough = count.finished >= ENOUGH
-        self.explanation.setText(MORE if trained else TRAIN if enough else FEW)
+        self.explanation.setText(self._advice(count, trained=trained))
         self.counts.setText(f"{count.on_plane:,} on this plane, {count.finished:,} finished")
         self.settings.setEnabled(session.job is None)
         if settings is not None:
             self._show_settings(settings)
+
+    def _advice(self, count: ObjectCount, *, trained: bool) -> str:
+        """What to do next."""
+        if not count.on_plane and not count.finished:
+            return NONE_YET
+        if trained:
+            return MORE
+        advice = TRAIN if count.finished >= ENOUGH else FEW
+        return advice if self.session.entry is None else f"{advice} {NECKS}"
 
     def _show_kind(self) -> None:
         """Name the structure of the brush, or the first one."""
@@ -145,11 +161,15 @@ class ObjectsPanel(Panel):
     def _on_tool(self) -> None:
         for tool, button in self.tools.items():
             button.setChecked(tool is self.session.object_tool)
+        _, how = TOOLS.get(self.session.object_tool, ("", ""))
+        self.how.setText(how)
+        self.how.setVisible(bool(how))
 
     # -- announcing ----------------------------------------------------------------------------
 
     def _on_kind(self, objects: bool) -> None:
-        self._objects.consists_of_objects(self._number, objects)
+        self._classes.consist_of_objects(self._number, objects)
+        self._show_kind()  # it may have been refused
 
     def _on_pressed(self, tool: ObjectTool, _: bool = False) -> None:
         self._objects.toggle(tool)
