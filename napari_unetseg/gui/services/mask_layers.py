@@ -159,9 +159,11 @@ class MaskLayers:
         return target
 
     def show_or_hide(self) -> None:
-        """Toggle the visibility of the chosen image's prediction layer."""
-        prediction = self.current
-        if prediction is None or not prediction.alive or prediction.layer is None:
+        """Toggle the visibility of the chosen image's prediction: its objects, else its mask."""
+        prediction, objects = self.current, self.objects.current
+        if objects is not None and objects.alive and objects.layer is not None:
+            napari_layers.show_or_hide(objects.layer)
+        elif prediction is None or not prediction.alive or prediction.layer is None:
             self._session.say(messages.NO_PREDICTION, Level.WARNING)
         else:
             napari_layers.show_or_hide(prediction.layer)

@@ -28,6 +28,8 @@ STEPS = (
     "Where the mask is wrong, paint or erase <b>on the mask</b>, or add strokes: with "
     "<b>Live</b> they are learned at once, otherwise press <b>Train</b> again. Predictions "
     "never change your corrections.",
+    "<b>Objects</b>, if each cell or nucleus is to have a number of its own: merge, split, delete, "
+    "accept or paint a few. They are finished, and the network learns where objects end.",
     "<b>Accept plane</b> where the mask is right: it is used for training and not changed "
     "any more.",
     "<b>Check quality</b>: correct the mask at ten random places, and Dice is estimated for all "

@@ -16,31 +16,38 @@ from napari_unetseg.gui.widgets.section import Panel, folded, hint, row
 if TYPE_CHECKING:
     from napari_unetseg.gui.features.object_tuning import ObjectTuning
     from napari_unetseg.gui.features.objects import Objects
-    from napari_unetseg.gui.state.session import Session
+    from napari_unetseg.gui.state.session import ObjectCount, Session
 
 TOOLS = {
     ObjectTool.PAINT: (
         "New",
-        "Paint an object with a number of its own (N). Paint over an object with its own number "
-        "to draw it anew.",
+        "Paint all of one object; press New again (N) for the next. With the number of an object "
+        "you draw that one anew.",
     ),
-    ObjectTool.MERGE: ("Merge", "Drag across two or more objects: they become one (J)."),
-    ObjectTool.SPLIT: ("Split", "Drag through an object: it is cut in two (K)."),
+    ObjectTool.MERGE: ("Merge", "Drag from one object into another: they become one (J)."),
+    ObjectTool.SPLIT: (
+        "Split",
+        "Drag through an object, from outside to outside: it is cut in two (K).",
+    ),
     ObjectTool.DELETE: ("Delete", "Click an object: it becomes background (W)."),
-    ObjectTool.ACCEPT: ("Accept", "Click an object that is right: it is finished (G)."),
+    ObjectTool.ACCEPT: (
+        "Accept",
+        "Click an object that is right: it is finished, and predictions leave it as it is (G).",
+    ),
 }
 ENOUGH = 10
 """Finished objects with which the network can learn where objects end."""
+NONE_YET = (
+    "Press Train: with the mask come its objects, each in a colour of its own. Or paint a few "
+    "whole ones with New."
+)
 FEW = (
     "Finish a few whole objects, touching ones above all: accept those that are right, correct "
     "or paint others. The network learns from them where objects end."
 )
 MORE = "Correct objects that are wrong: merge, split, delete or paint them. Then train again."
 TRAIN = "Press Train, or let it run in Live: the network learns the finished objects."
-NECKS = (
-    "Objects are split at necks of the mask, as no whole objects were known in training. With "
-    "finished ones the network learns where objects end."
-)
+NECKS = "Until then objects are split at necks of the mask."
 
 
 class ObjectsPanel(Panel):
@@ -64,8 +71,10 @@ class ObjectsPanel(Panel):
         for place in range(len(self.tools)):
             tools.setStretch(place, 1)
         self.column.addLayout(tools)
+        self.how = hint()
+        self.how.setProperty("role", "result")
+        self.column.addWidget(self.how)
         self.counts = hint()
-        self.counts.setProperty("role", "result")
         self.column.addWidget(self.counts)
         self._add_settings()
         self.follow("structures", "image", "entry", "objects", "brush", call=self._on_state)
@@ -91,9 +100,7 @@ class ObjectsPanel(Panel):
         form = Form(self._fields)
         for field in self._fields:
             field.changed.connect(partial(self._on_changed, field.name))
-        self.necks = hint(NECKS)
         self.settings = folded("How objects are found", form)
-        self.column.addWidget(self.necks)
         self.column.addWidget(self.settings)
 
     # -- showing -------------------------------------------------------------------------------
@@ -108,16 +115,23 @@ class ObjectsPanel(Panel):
         self.setVisible(able)
         trained = session.entry is not None and settings is not None
         self.settings.setVisible(able and trained)
-        self.necks.setVisible(able and session.entry is not None and settings is None)
         if not able:
             return
         count = session.objects
-        enough = count.finished >= ENOUGH
-        self.explanation.setText(MORE if trained else TRAIN if enough else FEW)
+        self.explanation.setText(self._advice(count, trained=trained))
         self.counts.setText(f"{count.on_plane:,} on this plane, {count.finished:,} finished")
         self.settings.setEnabled(session.job is None)
         if settings is not None:
             self._show_settings(settings)
+
+    def _advice(self, count: ObjectCount, *, trained: bool) -> str:
+        """What to do next."""
+        if not count.on_plane and not count.finished:
+            return NONE_YET
+        if trained:
+            return MORE
+        advice = TRAIN if count.finished >= ENOUGH else FEW
+        return advice if self.session.entry is None else f"{advice} {NECKS}"
 
     def _show_settings(self, settings: ObjectSettings) -> None:
         for field in self._fields:
@@ -127,6 +141,9 @@ class ObjectsPanel(Panel):
     def _on_tool(self) -> None:
         for tool, button in self.tools.items():
             button.setChecked(tool is self.session.object_tool)
+        _, how = TOOLS.get(self.session.object_tool, ("", ""))
+        self.how.setText(how)
+        self.how.setVisible(bool(how))
 
     # -- announcing ----------------------------------------------------------------------------
 

@@ -120,6 +120,18 @@ def test_the_layer_is_shown_instead_of_the_mask_which_is_still_there(desk: Desk)
     assert desk.mask.visible
 
 
+def test_the_prediction_is_hidden_with_its_objects(desk: Desk) -> None:
+    desk.plugin.masks.show_or_hide()
+    assert not desk.layer.visible
+    assert not desk.mask.visible
+    desk.plugin.masks.show_or_hide()
+    assert desk.layer.visible
+    assert not desk.mask.visible
+    desk.plugin.viewer.layers.remove(desk.layer)
+    desk.plugin.masks.show_or_hide()
+    assert not desk.mask.visible
+
+
 def test_a_structure_of_areas_has_no_object_layer(plugin: Plugin) -> None:
     plugin.masks.open(plugin.session.image, "a", (Structure(1),)).close()
     assert plugin.object_layers.current is None

@@ -287,6 +287,7 @@ def test_keys_take_the_tools_and_a_click_beside_says_what_to_do(nuclei: Nuclei) 
         assert nuclei.session.object_tool is tool
         assert nuclei.dock.objects.tools[tool].isChecked()
         assert nuclei.viewer.layers.selection.active is nuclei.layer
+        assert nuclei.dock.objects.how.isVisibleTo(nuclei.dock)
     nuclei.show_all()
     before = nuclei.data
     nuclei.tap(free_place(before))
@@ -295,3 +296,16 @@ def test_keys_take_the_tools_and_a_click_beside_says_what_to_do(nuclei: Nuclei) 
     nuclei.press(Qt.Key.Key_2)  # napari's own: the brush
     assert nuclei.session.object_tool is ObjectTool.NONE
     assert nuclei.layer.mode == "paint"
+    assert not nuclei.dock.objects.how.isVisibleTo(nuclei.dock)
+
+    # objects or areas: at the structure, too; finished ones keep it
+    nuclei.press(Qt.Key.Key_G)
+    nuclei.tap(middle(round_ones(nuclei.data)[0]))
+    box = nuclei.dock.annotate.objects
+    nuclei.click(box)
+    assert box.isChecked()
+    assert nuclei.session.message.level is Level.WARNING
+    nuclei.undo()
+    nuclei.click(box)
+    assert not nuclei.session.structures[0].objects
+    assert not nuclei.dock.objects.isVisibleTo(nuclei.dock)
