@@ -34,7 +34,13 @@ def measure(
         Path | None, Argument(metavar="[IMAGE]", help="Its image, to measure intensities.")
     ] = None,
     output: Annotated[
-        Path, Option("-o", "--output", metavar="TABLE", help="A .csv or .parquet file.")
+        Path,
+        Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="A table, .csv or .parquet; or outlines, .zip (ImageJ ROIs) or .geojson (QuPath).",
+        ),
     ] = Path("objects.csv"),
     labels: Annotated[
         MaskKind, Option(help="full: connected voxels are one object; " + INSTANCES_HELP + ".")
@@ -45,13 +51,16 @@ def measure(
         int | None, Option(min=2, max=3, help="2: planes. Default: volumes if there is a Z.")
     ] = None,
 ) -> None:
-    """Measure the objects of a mask, in the units of its file: a row for each."""
+    """Measure the objects of a mask, in the units of its file: a row for each. Or outline them."""
     from napari_unetseg.inference.large.object_table import check_mask, check_table, measure_objects
     from napari_unetseg.io.open_image import open_stack
+    from napari_unetseg.io.write_outlines import OUTLINE_SUFFIXES
 
     kind = LabelKind(labels)
     check_threshold(threshold, kind)
-    check_table(output)
+    outlined = output.suffix.lower() in OUTLINE_SUFFIXES
+    if not outlined:
+        check_table(output)
     check_writable(output.parent)
     stack = _open_mask(mask, files.axes, files.spacing, threshold, ignore)
     intensities = None
@@ -61,8 +70,21 @@ def measure(
     notes = (*stack.notes, *(intensities.notes if intensities else ()))
     for sentence in (*notes, *check_mask(stack, intensities, kind, ignore)):
         note(sentence)
+    if outlined:
+        found = _outline(output, stack, kind, ignore)
+        tell(f"{count(found, 'outline')} written to {output}.")
+        return
     rows = measure_objects(output, stack, intensities, kind=kind, dims=dims, ignore=ignore)
     tell(f"{count(len(rows), 'object')} written to {output}.")
+
+
+def _outline(path: Path, mask: Stack, kind: LabelKind, ignore: int | None) -> int:
+    """Write the outlines of the objects in each plane of a mask."""
+    from napari_unetseg.io.numbered_planes import NumberedPlanes
+    from napari_unetseg.io.write_outlines import write_outlines
+
+    planes = NumberedPlanes(mask.data, ignore=ignore, connected=kind is LabelKind.FULL)
+    return write_outlines(path, planes, axes=mask.grid_axes)
 
 
 def _open_mask(

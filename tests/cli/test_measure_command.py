@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import roifile
+import shapely.geometry
 import tifffile
 from PIL import Image
 
@@ -232,3 +235,19 @@ def test_a_mask_in_the_alpha_channel_is_named(
     Image.fromarray(np.dstack([mask * 0] * 3 + [mask])).save(tmp_path / "alpha.png")
     assert main(["measure", str(tmp_path / "alpha.png"), "-o", str(tmp_path / "t.csv")]) == 1
     assert "in the alpha channel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("labels", "names"), [("full", {1, 2}), ("instances", {1, 2})])
+def test_outlines_are_written_instead_of_a_table(
+    tmp_path: Path, labels: str, names: set[int]
+) -> None:
+    mask = two_squares()
+    write_mask(tmp_path / "m.tif", mask, axes="YX")
+    for name in ("o.zip", "o.geojson"):
+        arguments = ["measure", str(tmp_path / "m.tif"), "--labels", labels]
+        assert main([*arguments, "-o", str(tmp_path / name)]) == 0
+    rois = roifile.roiread(tmp_path / "o.zip")
+    assert {int(roi.name) for roi in rois} == names
+    features = json.loads((tmp_path / "o.geojson").read_text())["features"]
+    areas = [shapely.geometry.shape(feature["geometry"]).area for feature in features]
+    assert areas == [28, 9]

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-WRITABLE = {f.title: f for f in FORMATS.values() if not f.by_chunks}
+WRITABLE = {f.title: (f.suffix, f.help) for f in FORMATS.values() if not f.by_chunks} | {
+    "ImageJ ROIs": (".zip", "outlines of the objects, for Fiji's ROI Manager"),
+    "GeoJSON": (".geojson", "outlines of the objects, for QuPath"),
+}
+"""Suffix and help of what can be exported."""
 
 
 class ResultPanel(Panel):
@@ -109,7 +113,7 @@ class ResultPanel(Panel):
         self.layer = layer_combo(self._sources.mask_candidates, "The mask to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
         self.format = ComboBox(choices=list(WRITABLE), name="format", label="Format")
-        self.format.tooltip = "\n".join(f"{f.title}: {f.help}" for f in WRITABLE.values())
+        self.format.tooltip = "\n".join(f"{name}: {help_}" for name, (_, help_) in WRITABLE.items())
         form = Form([self.layer, self.format])
         button = QPushButton("E&xport…")
         button.setToolTip("Write the mask with its pixel size.")
@@ -174,7 +178,7 @@ class ResultPanel(Panel):
             self._postprocess.run(settings)
 
     def _on_export_pressed(self) -> None:
-        layer, suffix = self.layer.value, WRITABLE[self.format.value].suffix
+        layer, suffix = self.layer.value, WRITABLE[self.format.value][0]
         if layer is None:
             self._export.write(None, Path())
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from gui_parts import squares
 from napari.layers import Image
@@ -136,13 +138,18 @@ def test_tidying_and_exporting_do_what_their_fields_say(
 
     unfold(panel.write)
     panel.refresh()
-    for name, suffix in (("PNG", ".png"), ("OME-TIFF", ".ome.tif")):
+    outlined = (("ImageJ ROIs", ".zip"), ("GeoJSON", ".geojson"))
+    for name, suffix in (*outlined, ("PNG", ".png"), ("OME-TIFF", ".ome.tif")):
         pick(panel.format.native, name)
         path = tmp_path / f"mask{suffix}"
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, p=path: (str(p), ""))
         painted.click(panel.write)
         painted.wait(lambda p=path: painted.idle() and p.exists())
     np.testing.assert_array_equal(tifffile.imread(path), panel.layer.value.data)
+    assert len(roifile.roiread(tmp_path / "mask.zip")) == 2
+    features = json.loads((tmp_path / "mask.geojson").read_text())["features"]
+    kinds = {feature["properties"]["classification"]["name"] for feature in features}
+    assert kinds == {painted.session.structures[0].name}
 
 
 @pytest.mark.bindings
