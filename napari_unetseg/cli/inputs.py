@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.cli.console import note
 from napari_unetseg.core.errors import UserError
+from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
     from napari_unetseg.cli.options import ImageFiles
-    from napari_unetseg.core.labels import LabelKind
+    from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.io.folder_pairs import FolderPairs
     from napari_unetseg.models.model import Model
 
@@ -27,6 +28,8 @@ class LabelledImages:
     ignore: int | None
     threshold: float | None
     files: ImageFiles
+    finished: Path | None = None
+    """Finished objects beside the labels."""
 
     def find(self) -> FolderPairs:
         """Pair them; print their number."""
@@ -43,6 +46,8 @@ class LabelledImages:
             series=self.files.series,
             missing_planes=self.files.missing_planes,
         )
+        if self.finished is not None:
+            found = replace(found, pairs=self._with_objects(found.pairs, self.finished))
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
@@ -51,6 +56,36 @@ class LabelledImages:
         for sentence in found.notes:
             note(sentence)
         return found
+
+    def _with_objects(self, pairs: list[AnnotatedImage], path: Path) -> list[AnnotatedImage]:
+        """The pairs with finished objects of the same stem."""
+        from napari_unetseg.data.annotated_image import AnnotatedImage
+        from napari_unetseg.io.folder_pairs import find_pairs
+
+        files = self.files
+        others = find_pairs(
+            self.images,
+            path,
+            LabelKind.FINISHED,
+            self.ignore,
+            axes=files.axes,
+            spacing=files.spacing,
+            series=files.series,
+            missing_planes=files.missing_planes,
+        ).pairs
+        objects = {other.image.name: other.labels for other in others}
+        used = [pair for pair in pairs if pair.image.name in objects]
+        note(f"Finished objects for {count(len(used), 'image')} of {len(pairs)}.")
+        return [
+            AnnotatedImage(
+                pair.image,
+                pair.labels,
+                pair.kind,
+                ignore=pair.ignore,
+                objects=objects.get(pair.image.name),
+            )
+            for pair in pairs
+        ]
 
 
 def load(path: Path) -> Model:

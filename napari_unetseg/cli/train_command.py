@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
+    from napari_unetseg.core.labels import Structure
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
@@ -77,6 +79,16 @@ def train(
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
     ignore: Ignore = None,
     threshold: Threshold = None,
+    objects: Annotated[
+        str, Option(metavar="NUMBERS", help="Structures that consist of objects, such as 1 or 1,3.")
+    ] = "",
+    finished: Annotated[
+        Path | None,
+        Option(
+            metavar="LABELS",
+            help="Finished objects beside LABELS: 0 not labelled, each number one whole object.",
+        ),
+    ] = None,
     init: Annotated[Path | None, Option(metavar="MODEL", help="Go on from this model.")] = None,
     resume: Annotated[
         bool,
@@ -112,10 +124,28 @@ def train(
     check_threshold(threshold, kind)
     if settings.threads is None and not on:
         settings = settings.model_copy(update={"threads": cores()})
-    data = LabelledImages(images, labels, kind, ignore, threshold, files)
+    data = LabelledImages(images, labels, kind, ignore, threshold, files, finished)
     _train(
-        data, output, settings, init=init, report=report, on=on, key_file=key_file, resume=resume
+        data,
+        output,
+        settings,
+        objects=_numbers(objects),
+        init=init,
+        report=report,
+        on=on,
+        key_file=key_file,
+        resume=resume,
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The numbers in ``1,3``."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise WrongUsageError(
+            f"--objects takes numbers of structures such as 1 or 1,3, not {text!r}."
+        ) from None
 
 
 def _check(settings: TrainSettings, init: Path | None) -> None:
@@ -135,6 +165,7 @@ def _train(
     output: Path,
     settings: TrainSettings,
     *,
+    objects: tuple[int, ...],
     init: Path | None,
     report: Path | None,
     on: str,
@@ -156,14 +187,14 @@ def _train(
     from napari_unetseg.jobs.tasks import TrainTask
 
     before = load(init) if init else None
-    _say_classes(found.pairs, before)
+    structures = _classes(found.pairs, before, objects)
     control = JobControl(settings.threads)
     doing = "Stopping after this step and saving"
     with (
         _checkpoint(output, on, resume=resume) as checkpoint,
         stop_on_signals(control, doing, "without saving") as stop,
     ):
-        task = TrainTask(found.pairs, settings, (), before, ViewportState(), checkpoint)
+        task = TrainTask(found.pairs, settings, structures, before, ViewportState(), checkpoint)
         with Meter("Training") as meter:
             model = finish(RunOn(task, on, key_file)(control), meter.show)
         if leads:
@@ -208,20 +239,36 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
     raise Interrupted(stop, f"the model so far is saved.{more}")
 
 
-def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:
+def _classes(
+    pairs: Sequence[AnnotatedImage], init: Model | None, objects: tuple[int, ...]
+) -> tuple[Structure, ...]:
+    """Say what is labelled; the structures, if some of them are said to consist of objects."""
     from napari_unetseg.data.annotated_image import values_of
 
     known = init.classes.structures if init else ()
-    classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
+    labelled = [(v.counts, v.kind) for v in values_of(pairs)]
+    classes = Classes.find(labelled, known, finished=any(p.objects is not None for p in pairs))
+    if unknown := set(objects) - {s.number for s in classes.structures}:
+        raise UserError(
+            f"--objects names {', '.join(map(str, sorted(unknown)))}, but the labels hold "
+            f"{', '.join(str(s.number) for s in classes.structures) or 'no structure'}."
+        )
+    structures = tuple(
+        replace(s, objects=s.number in objects if objects else s.objects)
+        for s in classes.structures
+    )
     names = [
         f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
         for s in classes.structures
     ]
     if init is not None:
         note(f"Labelled: {', '.join(classes.names) or 'nothing'}.")
-        return
+        return structures if objects else ()
     background = "and background" if classes.background else "without background"
     note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
+    if any(s.objects for s in structures):
+        note(f"Consists of objects: {', '.join(s.name for s in structures if s.objects)}.")
+    return structures if objects else ()
 
 
 def _save(model: Model, output: Path) -> Path:
