@@ -59,7 +59,7 @@ def test_numbers_say_which_structures_consist_of_objects(
     assert [s.objects for s in model.classes.structures] == [False, True]
     assert model.object_settings is not None, "finished objects were known"
     assert "Finished objects for 1 image of 2." in said
-    assert "Consists of objects: 2." in said
+    assert "Consists of objects: structure 2." in said
 
 
 def test_whole_objects_are_learned(run: Run, data: Path, tmp_path: Path) -> None:
