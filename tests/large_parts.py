@@ -73,7 +73,7 @@ def object_model(
     net: dict[str, Any] = {"dims": dims, "depth": 1, "width": 4, "object_maps": maps}
     model = random_model(2, numbers, **net)
     structures = tuple(Structure(n, objects=n in objects) for n in numbers)
-    settings = ObjectSettings(prominence=0.1, smoothing=0.7, smallest=3, rim=0.04) if maps else None
+    settings = ObjectSettings(prominence=0.1, smoothing=0.7, smallest=3) if maps else None
     strength = {2: 6, 3: 100}[dims]  # freshly initialised, the maps are nearly flat
     weights = {n: strength * w if n == "maps_head.weight" else w for n, w in model.weights.items()}
     return replace(

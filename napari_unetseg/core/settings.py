@@ -240,9 +240,6 @@ class ObjectSettings(_Settings):
     radius: float | None = Field(None, gt=0, le=256)
     """Where the shape of the mask counts: the depth of most objects, in voxels of Y and X. By
     default that of the mask."""
-    rim: float = Field(0.0, ge=0, le=0.5)
-    """Where the mask is thicker than the objects: how much of their depth is left out around them,
-    by the object maps."""
 
 
 class PredictSettings(_Settings):

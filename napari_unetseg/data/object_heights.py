@@ -43,8 +43,6 @@ class MapHeights:
     """Least height of an object above its valleys."""
     smallest: int
     """Least voxels of an object."""
-    rim: float = 0.0
-    """Distance to the border, 0 to 1, from which on a voxel belongs to an object."""
     maps: bool = True
     """Whether object maps are used."""
 
@@ -60,8 +58,7 @@ class MapHeights:
         """
         assert maps is not None
         centre, border = (_smooth(maps[row], self.sigma) / FULL_SCALE for row in (CENTRE, BORDER))
-        inside = np.isin(mask, self.structures) & (maps[BORDER] >= self.rim * FULL_SCALE)
-        return _inside(border * (1 - centre), inside)
+        return _inside(border * (1 - centre), np.isin(mask, self.structures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +178,7 @@ def heights_of(
     sigma = tuple(used.smoothing * finest / s for s in spacing)
     numbers = tuple(sorted(structures))
     prominence = max(1, round(used.prominence * LEVELS))
-    learned = MapHeights(numbers, sigma, prominence, used.smallest, used.rim)
+    learned = MapHeights(numbers, sigma, prominence, used.smallest)
     if maps and settings is not None and not used.shape:
         return learned
     radius = used.radius * finest if used.radius else usual_radius(mask, numbers, spacing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 SHAPES, SMOOTHINGS = (0.5, 0.0, 1.0), (1.0, 2.0)
 PROMINENCES = (0.1, 0.06, 0.15, 0.2, 0.3)
 """What is searched; the first of each are the default."""
-RIMS = (0.05, 0.1)
-"""What is searched after that; by default no rim is left out."""
 MOST_VOXELS = 2**20
 """Most voxels of the windows in which it is searched."""
 ENOUGH_HELD_OUT = 10
@@ -65,8 +63,6 @@ class ObjectSearch:
         value = f"prominence {chosen.prominence:g}, smoothing {chosen.smoothing:g}"
         if chosen.shape:
             value += f", shape {chosen.shape:g}"
-        if chosen.rim:
-            value += f", without a rim of {chosen.rim:g} of their depth"
         if chosen.smallest:
             value += f", at least {chosen.smallest} voxels"
         kind = "held-out" if self.held_out else "known"
@@ -102,38 +98,23 @@ def search_object_settings(trainer: Trainer, weights: Weights) -> ObjectSearch |
     held_out = sum(len(_sizes(w.held_out)) for w in windows) >= ENOUGH_HELD_OUT
     sizes = np.concatenate([_sizes(w.objects) for w in windows])
     smallest = int(SMALLEST * np.percentile(sizes, 5)) if len(sizes) else 0
+    structures = trainer.data.classes.objects
+    best, most = None, -math.inf
     radius = _usual_depth(windows)
-    first = [
-        ObjectSettings(
+    for shape, smoothing, prominence in product(SHAPES, SMOOTHINGS, PROMINENCES):
+        settings = ObjectSettings(
             prominence=prominence,
             smoothing=smoothing,
             smallest=smallest,
             shape=shape,
             radius=radius,
         )
-        for shape, smoothing, prominence in product(SHAPES, SMOOTHINGS, PROMINENCES)
-    ]
-
-    def tried(settings: ObjectSettings) -> ObjectSearch:
-        counts = _count(windows, settings, trainer.data.classes.objects, held_out=held_out)
-        return ObjectSearch(settings, counts, held_out)
-
-    best = _best(map(tried, first))
-    rims = (best.settings.model_copy(update={"rim": rim}) for rim in RIMS)
-    return _best([best, *map(tried, rims)])
-
-
-def _best(tried: Iterable[ObjectSearch]) -> ObjectSearch:
-    """The one with the best score; the first, unless another one is better by more than chance."""
-    best, most = None, -math.inf
-    for search in tried:
-        counts = search.counts
+        counts = _count(windows, settings, structures, held_out=held_out)
         score = counts.precision_at(0.5) + counts.precision_at(0.75)
         if best is None:
             score += 1 / math.sqrt(max(1, counts.true))
-        if score > most:
-            best, most = search, score
-    assert best is not None
+        if best is None or score > most:
+            best, most = ObjectSearch(settings, counts, held_out), score
     return best
 
 

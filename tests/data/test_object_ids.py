@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from napari_unetseg.core.object_maps import BORDER, FULL_SCALE, encode_maps
+from napari_unetseg.core.object_maps import FULL_SCALE, encode_maps
 from napari_unetseg.core.settings import ObjectSettings
 from napari_unetseg.data.object_forest import Hills, numbers, united
 from napari_unetseg.data.object_heights import heights_of, usual_radius
@@ -182,13 +182,3 @@ def test_the_usual_radius_is_that_of_the_objects_wherever_they_are() -> None:
         mask[1][(y - cy) ** 2 + (x - cx) ** 2 < 20**2] = 1
     assert 10 < usual_radius(mask, [1], (1.0, 1.0)) < 20
     assert 5 < usual_radius(mask, [1], (0.5, 0.5)) < 10
-
-
-def test_a_rim_by_the_maps_is_left_out_of_objects() -> None:
-    mask = np.ones((3, 11), np.uint8)
-    maps = np.zeros((2, 3, 11), np.float32)
-    maps[BORDER] = 1 - abs(np.arange(11) - 5) / 5  # 0, 0.2, … 1 … 0
-    whole = find_objects(mask, maps, (1,), ObjectSettings(smoothing=0), (1.0, 1.0))
-    assert (whole == 1).all()
-    inner = find_objects(mask, maps, (1,), ObjectSettings(smoothing=0, rim=0.3), (1.0, 1.0))
-    np.testing.assert_array_equal(inner > 0, maps[BORDER] >= 0.3)

@@ -96,9 +96,7 @@ class ObjectsPanel(Panel):
         self.smallest.tooltip = description_of(ObjectSettings.model_fields["smallest"])
         self.shape = FloatSlider(min=0.0, max=1.0, step=0.1, name="shape", label="Mask's shape")
         self.shape.tooltip = description_of(ObjectSettings.model_fields["shape"])
-        self.rim = FloatSlider(min=0.0, max=0.5, step=0.01, name="rim", label="Rim left out")
-        self.rim.tooltip = description_of(ObjectSettings.model_fields["rim"])
-        self._fields = (self.prominence, self.shape, self.smoothing, self.rim, self.smallest)
+        self._fields = (self.prominence, self.shape, self.smoothing, self.smallest)
         form = Form(self._fields)
         for field in self._fields:
             field.changed.connect(partial(self._on_changed, field.name))

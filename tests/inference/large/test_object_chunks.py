@@ -165,10 +165,7 @@ def test_any_mask_and_maps_give_the_same_numbers_in_chunks(
     levels = int(rng.integers(2, 60))
     maps = (rng.integers(0, levels, (2, *shape)) * (254 // (levels - 1))).astype(np.uint8)
     how = ObjectSettings(
-        prominence=rng.choice([0.0, 0.1, 0.4]),
-        smoothing=rng.choice([0.0, 0.6]),
-        smallest=2,
-        rim=rng.choice([0.0, 0.2]),
+        prominence=rng.choice([0.0, 0.1, 0.4]), smoothing=rng.choice([0.0, 0.6]), smallest=2
     )
     model = replace(object_model(dims, numbers=(1, 2), objects=(1, 2)), object_settings=how)
     monkeypatch.setattr(chunk_grid, "CHUNK", {2: 8, 3: 8})
