@@ -151,7 +151,10 @@ class ObjectLayers:
 
     def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
         layer = self.by_image.get(image)
-        if layer is not None and change.origin is not LabelSource.STROKES:
+        if layer is None:
+            return
+        finished = layer.annotated.grid(LabelSource.OBJECTS)
+        if change.origin is not LabelSource.STROKES or finished.read(change.region).any():
             layer.renew(change.region)
             if change.origin is LabelSource.OBJECTS:
                 layer.highest = max(layer.highest, int(change.values.max(initial=0)))
