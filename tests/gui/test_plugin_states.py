@@ -577,6 +577,7 @@ class Hands(RuleBasedStateMachine):
         objects = tuple(s.number for s in self.session.structures if s.objects)
         found = ObjectsFound(self.plane, region, ids, mask, None, objects, (1.0, 1.0))
         self.target.show_objects(found)
+        self.mask.visible = True  # napari tells nothing of hidden layers
         self.end(rests)
 
     edits = st.sampled_from([t for t in ObjectTool if t not in ("", ObjectTool.PAINT)])
