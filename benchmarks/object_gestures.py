@@ -7,9 +7,9 @@ A real window shows a plane with so many round objects in touching pairs. Each g
 with the mouse: the milliseconds go from its release until the layer has the new numbers and is
 asked to redraw (``edit``), and until it is drawn (``drawn``), which without a GPU takes processor
 time of its own: ``mouse alone`` are the same drags without a tool. Meanwhile, and while new numbers
-of the whole plane come twice a second, a timer says how late the event loop is. Before, the sample's
-nuclei (512 × 512) are trained on live: from the end of a stroke where the mask is wrong the seconds
-are counted until numbers of a newer model that has taken it are on screen.
+of the whole plane come twice a second, a timer says how late the event loop is. Before that, the
+sample's nuclei (512 × 512) are trained on live: from the end of a stroke where the mask is wrong
+the seconds are counted until numbers of a newer model that has taken it are on screen.
 """
 
 from __future__ import annotations
