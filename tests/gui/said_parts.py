@@ -37,8 +37,8 @@ class Words:
     times: np.ndarray
 
     @classmethod
-    def none(cls, shape: tuple[int, ...]) -> Words:
-        return cls(np.zeros(shape, np.uint8), np.zeros(shape, np.int64))
+    def none(cls, shape: tuple[int, ...], dtype: Any = np.uint8) -> Words:
+        return cls(np.zeros(shape, dtype), np.zeros(shape, np.int64))
 
     def copy(self) -> Words:
         return Words(self.values.copy(), self.times.copy())
@@ -79,6 +79,7 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.strokes, self.corrections, self.accepted = (Words.none(self.shape) for _ in range(3))
+        self.objects = Words.none(self.shape, np.uint32)
         self.fresh_layer()
 
     def fresh_layer(self) -> None:
@@ -119,6 +120,16 @@ class Oracle:
         values, times = self.over()
         values[(self.strokes.values != 0) & (self.strokes.times > times)] = 0
         return values
+
+    def finished(self) -> np.ndarray:
+        """Finished objects where nothing newer says otherwise."""
+        ids, times = self.objects.values.copy(), self.objects.times
+        said = self.corrections.values
+        gone = self.corrections.times > times
+        for other in (self.strokes, self.accepted):
+            gone |= (other.times > times) & (other.values != 0) & (other.values != said)
+        ids[gone] = 0
+        return ids
 
     # -- strokes -------------------------------------------------------------------------------
 
@@ -273,6 +284,20 @@ class Oracle:
         self._empty(self.corrections, spot, where)
         self.written(spot)
 
+    def edit_objects(
+        self, spot: Spot, where: np.ndarray, ids: np.ndarray, said: np.ndarray
+    ) -> None:
+        """Objects of some voxels and their structures, both the newest word, in one step."""
+        spots = []
+        for origin, values in (("corrections", said), ("objects", ids)):
+            words: Words = getattr(self, origin)
+            before = words.copy()
+            words.values[spot] = np.where(where, values, words.values[spot])
+            words.times[spot] = np.where(where, self.tick(), words.times[spot])
+            spots.append((origin, spot, before, words.copy()))
+        self.written(spot)
+        self._done(PluginStep(spots))
+
     def _empty(self, words: Words, spot: Spot, where: np.ndarray) -> None:
         gone = where & (words.values[spot] != 0)
         words.times[spot] = np.where(gone, self.tick(), words.times[spot])
@@ -332,7 +357,7 @@ class Oracle:
             self.strokes_future.clear()
         elif origin == "accepted":
             self._show_accepted(spot)
-        else:
+        elif origin == "corrections":
             self.written(spot)
 
     # -- structures ----------------------------------------------------------------------------
@@ -340,6 +365,13 @@ class Oracle:
     def merge(self, number: int, into: int) -> None:
         """One number becomes another everywhere: 255 is background, 0 is nothing at all."""
         spots = []
+        if into in (0, BRUSH):
+            for plane in self.planes():
+                before, after = self.objects.copy(), self.objects.copy()
+                after.values[plane][self.corrections.values[plane] == number] = 0
+                if not before.same(after, plane):
+                    spots.append(("objects", plane, before, after))
+                    self._put_back("objects", plane, before, after)
         for origin in ("strokes", "corrections", "accepted"):
             words: Words = getattr(self, origin)
             for plane in self.planes():

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,21 @@ from said_parts import Oracle, said_of
 from scipy import ndimage
 from sync_runner import SyncRunner
 
+from napari_unetseg.annotations import object_edits
 from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
+from napari_unetseg.annotations.object_strokes import redrawn
 from napari_unetseg.annotations.sparse_array import whole
+from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, TilePredicted
 from napari_unetseg.core.labels import BACKGROUND_LABEL
 from napari_unetseg.gui.features import training
 from napari_unetseg.gui.plugin import Plugin
 from napari_unetseg.gui.services import annotations as annotation_service
 from napari_unetseg.gui.services.annotation_snapshot import take_snapshots
-from napari_unetseg.gui.state.session import Level, Mode, ModelEntry
+from napari_unetseg.gui.state.session import Level, Mode, ModelEntry, ObjectTool
 from napari_unetseg.io.project import locations
 from napari_unetseg.io.project.project import Project
+from napari_unetseg.jobs.plane_objects import ObjectsFound
 from napari_unetseg.training.training_events import (
     ModelUpdated,
     Outcome,
@@ -55,6 +60,15 @@ spots = st.tuples(st.integers(0, ROWS - 1), st.integers(0, COLUMNS - 1))
 dabs = st.lists(st.tuples(spots, st.integers(1, 6)), min_size=1, max_size=4)
 corners = st.tuples(spots, spots)
 masks = st.integers(0, 2**32 - 1)
+
+
+class Mouse:
+    """An event of napari's mouse."""
+
+    button, type = 1, "mouse_press"
+
+    def __init__(self, position: tuple[float, ...]) -> None:
+        self.position = position
 
 
 class Hands(RuleBasedStateMachine):
@@ -87,6 +101,9 @@ class Hands(RuleBasedStateMachine):
         layer = self.plugin.sources.new_annotation()
         assert layer is not None
         self.strokes: Labels = layer
+        self.plugin.session.structures = tuple(
+            replace(s, objects=True) for s in self.plugin.session.structures
+        )
         self.entry(0)
 
     def window(self) -> None:
@@ -404,6 +421,7 @@ class Hands(RuleBasedStateMachine):
         labels, corrections = self.check_pairs
         np.testing.assert_array_equal(self.trained[-1][0].labels, labels)
         self.same_corrections(self.trained[-1][0].corrections, corrections)
+        self.same_corrections(self.trained[-1][0].objects, self.oracle.finished())
         self.oracle.mark()
         self.oracle.numbers.setdefault(self.next_model.id, {})
         if self.session.mode is Mode.LIVE:
@@ -528,6 +546,119 @@ class Hands(RuleBasedStateMachine):
         self.plugin.undo.redo()
         self.oracle.redo_step()
 
+    # -- objects --------------------------------------------------------------------------------
+
+    def has_objects(self) -> bool:
+        """Whether numbers are on screen, and can be edited."""
+        if not hasattr(self, "oracle") or not self.oracle.alive:
+            return False
+        found = self.plugin.object_layers.current
+        return found is not None and found.alive and self.consists_of_objects()
+
+    def consists_of_objects(self) -> bool:
+        return hasattr(self, "oracle") and any(s.objects for s in self.session.structures)
+
+    @property
+    def object_layer(self) -> Labels:
+        found = self.plugin.object_layers.current
+        assert found is not None
+        assert found.layer is not None
+        return found.layer
+
+    @precondition(consists_of_objects)
+    @rule(boxes=st.lists(corners, min_size=1, max_size=5), known=st.booleans(), rests=st.booleans())
+    def find(self, boxes: Any, known: bool, rests: bool) -> None:
+        """Objects of the plane on screen come with a mask."""
+        self.begin(known)
+        ids = np.zeros((ROWS, COLUMNS), np.int32)
+        for number, box in enumerate(boxes, 1):
+            ids[self.spot(*box)[-2:]] = number
+        region, mask = (slice(0, ROWS), slice(0, COLUMNS)), (ids > 0).astype(np.uint8)
+        objects = tuple(s.number for s in self.session.structures if s.objects)
+        found = ObjectsFound(self.plane, region, ids, mask, None, objects, (1.0, 1.0))
+        self.target.show_objects(found)
+        self.mask.visible = True  # napari tells nothing of hidden layers
+        self.end(rests)
+
+    edits = st.sampled_from([t for t in ObjectTool if t not in ("", ObjectTool.PAINT)])
+
+    @precondition(has_objects)
+    @rule(tool=edits, start=spots, end=spots)
+    def gesture(self, tool: ObjectTool, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """A drag or a click in the object layer."""
+        new, ids = self.next_number(), self.object_layer.data[self.plane].copy()
+        path = np.array([start, end], float)
+        wanted = {
+            ObjectTool.MERGE: lambda: object_edits.merge(ids, path),
+            ObjectTool.SPLIT: lambda: object_edits.split(ids, path, new),
+            ObjectTool.DELETE: lambda: object_edits.delete(ids, path[-1]),
+            ObjectTool.ACCEPT: lambda: object_edits.accept(ids, path[-1]),
+        }
+        try:
+            edit = wanted[tool]()
+        except UserError:
+            edit = None
+        shown = self.mask.data.copy()
+        self.plugin.objects.choose(tool)
+        self.drag(start, end)
+        if edit is None:
+            assert self.session.message.level is Level.WARNING
+        else:
+            self.edited(edit, shown)
+
+    @precondition(has_objects)
+    @rule(stroke=dabs, erase=st.booleans(), again=st.none() | spots)
+    def paint_object(self, stroke: Any, erase: bool, again: tuple[int, int] | None) -> None:
+        """A new object, an eraser, or one drawn anew with its own number."""
+        self.plugin.objects.choose(ObjectTool.PAINT)
+        layer, before = self.object_layer, self.object_layer.data[self.plane].copy()
+        number = 0 if erase else layer.selected_label
+        new = not erase
+        if not erase and again is not None and before[again]:
+            number, new = int(before[again]), False
+        brush = {s.number for s in self.session.structures if s.objects} & {self.session.brush}
+        now = before.copy()
+        painted = Labels(now)
+        for at, size in stroke:
+            painted.brush_size = size
+            painted.paint(at, number)
+        edit, shown = redrawn(before, now), self.mask.data.copy()
+        self.paint_on(layer, number, stroke)
+        if edit is not None:
+            self.edited(edit, shown, next(iter(brush), 0) if new else 0)
+
+    def next_number(self) -> int:
+        """The number that the next new object has."""
+        highest = self.plugin.object_layers.of(self.image).highest
+        return max(highest + 1, self.plugin.annotations.of(self.image).next_object)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        mouse = Mouse((*self.plane, *start))
+        going = self.object_layer.mouse_drag_callbacks[-1](self.object_layer, mouse)
+        next(going)
+        mouse.type, mouse.position = "mouse_move", (*self.plane, *end)
+        next(going)
+        mouse.type = "mouse_release"
+        for _ in going:
+            raise AssertionError("the drag has ended")
+
+    def edited(self, edit: object_edits.ObjectEdit, shown: np.ndarray, structure: int = 0) -> None:
+        """An edit of the plane on screen was made, ``shown`` was the mask before."""
+        spot, numbers = (*self.plane, *edit.region), edit.ids
+        said = np.full(numbers.shape, BACKGROUND_LABEL, np.uint8)
+        first = next(s.number for s in self.session.structures if s.objects)
+        for number in np.unique(numbers[edit.changed & (numbers > 0)]):
+            where = edit.changed & (numbers == number)
+            of_mask = np.bincount(shown[spot][where], minlength=256)[1:BACKGROUND_LABEL]
+            most = int(of_mask.argmax()) + 1 if of_mask.any() else first
+            said[where] = structure or most
+        self.oracle.edit_objects(spot, edit.changed, numbers, said)
+
+    @precondition(has_objects)
+    @rule()
+    def delete_object_layer(self) -> None:
+        self.viewer.layers.remove(self.object_layer)
+
     # -- structures -----------------------------------------------------------------------------
 
     @rule(which=st.integers(0, 9), other=st.integers(0, 9))
@@ -550,7 +681,9 @@ class Hands(RuleBasedStateMachine):
         act(number, into)
         if left:
             self.oracle.merge(number, into)
-            assert list(self.session.structures) == left
+            assert [(s.number, s.name) for s in self.session.structures] == [
+                (s.number, s.name) for s in left
+            ]
 
     # -- the project ----------------------------------------------------------------------------
 
@@ -654,9 +787,11 @@ class Hands(RuleBasedStateMachine):
             (LabelSource.STROKES, strokes),
             (LabelSource.CORRECTIONS, oracle.corrections.values),
             (LabelSource.ACCEPTED, oracle.accepted.values),
+            (LabelSource.OBJECTS, oracle.objects.values),
         ):
             same(truth.read(origin, all_of_it), wanted, str(origin))
         same(truth.effective_overrides(all_of_it), oracle.winning(), "the newest wins")
+        same(truth.effective_objects(all_of_it), oracle.finished(), "finished objects")
 
     def is_open(self) -> bool:
         return hasattr(self, "oracle")
@@ -671,6 +806,7 @@ class Hands(RuleBasedStateMachine):
         pair = take_snapshots(self.session.sources, self.plugin.annotations.by_image)[0].pair()
         same(pair.labels, oracle.strokes.values, "labels to train on")
         self.same_corrections(pair.corrections, oracle.winning())
+        self.same_corrections(pair.objects, oracle.finished())
         assert len(self.strokes._undo_history) == len(oracle.strokes_past)
 
     @precondition(has_mask)
@@ -679,6 +815,15 @@ class Hands(RuleBasedStateMachine):
         shown = np.where(self.mask.data == 255, 0, self.mask.data)
         np.testing.assert_array_equal(shown, self.oracle.shown())
         np.testing.assert_array_equal(said_of(shown), said_of(self.oracle.shown()))
+
+    @precondition(has_objects)
+    @invariant()
+    def finished_objects_are_on_screen_with_their_numbers(self) -> None:
+        finished, shown = self.oracle.finished(), self.object_layer.data
+        np.testing.assert_array_equal(shown[finished > 0], finished[finished > 0])
+        for plane in self.oracle.planes():
+            others = shown[plane][finished[plane] == 0]
+            assert not np.isin(others, finished[plane][finished[plane] > 0]).any()
 
     @precondition(is_open)
     @invariant()

@@ -164,11 +164,11 @@ class ClassEditor:
 
     def _finished(self, number: int) -> int:
         """How many finished objects a structure has, in all images."""
-        return sum(
-            len(np.unique(truth.effective_objects(region)[where]))
-            for truth in self._annotations.by_image.values()
-            for region, where in _objects_of(truth, number)
-        )
+        found = 0
+        for truth in self._annotations.by_image.values():
+            parts = [truth.effective_objects(r)[where] for r, where in _objects_of(truth, number)]
+            found += int(np.count_nonzero(np.unique(np.concatenate(parts)))) if parts else 0
+        return found
 
     def _do(self, text: str, undo: Callable[[], None], redo: Callable[[], None]) -> None:
         redo()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_unetseg.annotations import object_edits
+from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.annotations.object_strokes import redrawn
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.gui import layers as napari_layers
@@ -17,6 +18,7 @@ from napari_unetseg.gui.state.session import ObjectCount, ObjectTool
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_unetseg.annotations.annotation_store import ImageAnnotations
     from napari_unetseg.annotations.object_edits import ObjectEdit
     from napari_unetseg.annotations.sparse_array import Region
     from napari_unetseg.gui.layers import Gesture, ObjectLayer
@@ -207,18 +209,24 @@ class Objects:
         if not self._stale and self._counted == (image, plane):
             return
         self._stale, self._counted, self._counted_at = False, (image, plane), now
-        ids, annotated = layer.read(layer.region_of(plane)), self._annotations.of(image)
+        ids, said = layer.read(layer.region_of(plane)), self._annotations.of(image).snapshot()
 
         def count() -> ObjectCount:
             numbers = np.unique(ids)
-            finished = annotated.object_numbers()
-            return ObjectCount(int((numbers > 0).sum()), len(finished))
+            return ObjectCount(int((numbers > 0).sum()), len(_finished(said)))
 
         def settle(found: ObjectCount) -> None:
             if self._session.image is image:
                 self._session.objects = found
 
         self._runner.query(count, settle, about="object count")
+
+
+def _finished(said: ImageAnnotations) -> set[int]:
+    """Numbers of the finished objects of which nothing newer says otherwise."""
+    grid = said.grid(LabelSource.OBJECTS)
+    parts = (np.unique(said.effective_objects(grid.region_of(cell))) for cell in grid.cells())
+    return set[int]().union(*(part.tolist() for part in parts)) - {0}
 
 
 def _along(layer: ObjectLayer, gesture: Gesture) -> Region:

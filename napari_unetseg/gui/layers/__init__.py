@@ -56,6 +56,7 @@ from napari_unetseg.gui.layers.layer_grid import (
     same_picture,
     stack_of,
 )
+from napari_unetseg.gui.layers.object_composition import composed
 from napari_unetseg.gui.layers.object_layer import ObjectLayer
 from napari_unetseg.gui.layers.overlays import CorrectionsOverlay, show_difference
 from napari_unetseg.gui.layers.place_frame import PlaceFrame
@@ -93,6 +94,7 @@ __all__ = [
     "bring_to_front",
     "center_on",
     "check_channels",
+    "composed",
     "data_of",
     "declared_kind",
     "follow",

@@ -15,12 +15,12 @@ import numpy as np
 from napari.layers import Labels
 
 from napari_unetseg.annotations.annotation_store import ImageAnnotations, LabelSource
-from napari_unetseg.core.object_matching import beside_finished
 from napari_unetseg.data.image_grids import empty_grid
 from napari_unetseg.gui.layers.alignment import transform_over
 from napari_unetseg.gui.layers.following import follow
 from napari_unetseg.gui.layers.layer_axes import grid_shape, level0
 from napari_unetseg.gui.layers.network_masks import full_region
+from napari_unetseg.gui.layers.object_composition import composed
 from napari_unetseg.gui.layers.paint_events import PaintListener
 from napari_unetseg.gui.layers.visibility import insert_unselected
 
@@ -116,7 +116,14 @@ class ObjectLayer:
         """A copy of the predicted numbers of a region, uint32."""
         return np.array(self._found[region])
 
-    def put(self, region: Region, ids: np.ndarray, structures: Sequence[int], dims: int) -> None:
+    def put(
+        self,
+        region: Region,
+        ids: np.ndarray,
+        structures: Sequence[int],
+        dims: int,
+        composed: np.ndarray | None = None,
+    ) -> None:
         """Show predicted objects.
 
         Parameters
@@ -127,11 +134,13 @@ class ObjectLayer:
             Numbers of those that consist of objects.
         dims
             2 for objects of planes, 3 for objects of volumes.
+        composed
+            What `composed` makes of them, if that is known and the annotations are as they were.
         """
         self._structures, self._dims = tuple(structures), dims
         self._found[region] = ids.reshape([s.stop - s.start for s in region])
         self.highest = max(self.highest, int(ids.max(initial=0)))
-        self._write(region)
+        self._write(region, composed)
 
     def renew(self, region: Region) -> None:
         """Show a region anew after its annotations changed."""
@@ -180,9 +189,10 @@ class ObjectLayer:
         )
         return (*region[: self._leading], *near)
 
-    def _write(self, region: Region) -> None:
+    def _write(self, region: Region, composed: np.ndarray | None = None) -> None:
         """Show a region; a stroke in progress stays on the canvas."""
-        data, shown, final = self._data[region], self._shown[region], self._composed(region)
+        data, shown = self._data[region], self._shown[region]
+        final = self._composed(region) if composed is None else composed
         painting = data != shown
         shown[...] = final
         if painting.any():
@@ -191,16 +201,7 @@ class ObjectLayer:
         self._dirty = True
 
     def _composed(self, region: Region) -> np.ndarray:
-        """Predicted objects without what was corrected, and finished ones on top."""
-        over = self.annotated.overrides(region)
-        other = (over != 0) & ~np.isin(over, self._structures)
-        predicted = np.where(other, 0, self._found[region])
-        leading = tuple(s.stop - s.start for s in region[: self._leading])
-        finished = self.annotated.effective_objects(region)
-        out = np.empty(predicted.shape, np.uint32)
-        for plane in np.ndindex(*leading):
-            out[plane] = beside_finished(predicted[plane], finished[plane])
-        return out
+        return composed(self.annotated, region, self._found[region], self._structures, self._dims)
 
     def flush(self) -> None:
         """Redraw the layer after writing."""

@@ -61,7 +61,7 @@ class ObjectLayers:
         self.newest: dict[Any, ObjectsFound] = {}
         self._masks: dict[Any, Labels | None] = {}
         self._waiting: deque[tuple[Any, ObjectsFound]] = deque()
-        self._matching = False
+        self._matching = self._said_since = False
         viewer.layers.events.removed.connect(self._on_layer_removed)
         events.annotation_changed.connect(self._on_annotation_changed)
         events.image_removed.connect(self._on_image_removed)
@@ -126,15 +126,24 @@ class ObjectLayers:
         if layer is None:
             self._match()
             return
-        region = layer.region_of(found.index)
-        old = layer.predicted(region)
-        ids = found.ids.reshape(old.shape)
-        self._matching = True
+        self._number(image, layer, found)
 
-        def settle(kept: np.ndarray) -> None:
+    def _number(self, image: Any, layer: ObjectLayer, found: ObjectsFound) -> None:
+        region, dims = layer.region_of(found.index), len(found.region)
+        old, said, highest = layer.predicted(region), layer.annotated.snapshot(), layer.highest
+        ids = found.ids.reshape(old.shape)
+        self._matching, self._said_since = True, False
+
+        def match() -> tuple[np.ndarray, np.ndarray]:
+            kept = keep_ids(ids, old, highest)
+            return kept, napari_layers.composed(said, region, kept, found.structures, dims)
+
+        def settle(answer: tuple[np.ndarray, np.ndarray]) -> None:
             self._matching = False
+            kept, final = answer
             if self.by_image.get(image) is layer:
-                layer.put(region, kept, found.structures, len(found.region))
+                known = None if self._said_since else final
+                layer.put(region, kept, found.structures, dims, known)
                 self.shown.emit(image)
             self._match()
 
@@ -143,15 +152,18 @@ class ObjectLayers:
             log.error("objects could not be numbered", exc_info=error)
             self._match()
 
-        query = partial(keep_ids, ids, old, layer.highest)
         layer.highest += int(ids.max(initial=0))
-        self._runner.query(query, settle, failed, about="objects")
+        self._runner.query(match, settle, failed, about="objects")
 
     # -- events --------------------------------------------------------------------------------
 
     def _on_annotation_changed(self, image: Any, change: AnnotationChange) -> None:
+        self._said_since = True
         layer = self.by_image.get(image)
-        if layer is not None and change.origin is not LabelSource.STROKES:
+        if layer is None:
+            return
+        finished = layer.annotated.grid(LabelSource.OBJECTS)
+        if change.origin is not LabelSource.STROKES or finished.read(change.region).any():
             layer.renew(change.region)
             if change.origin is LabelSource.OBJECTS:
                 layer.highest = max(layer.highest, int(change.values.max(initial=0)))

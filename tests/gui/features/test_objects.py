@@ -251,6 +251,11 @@ def test_objects_are_counted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Non
     desk.drag(ObjectTool.MERGE, (8, 8), (8, 26))
     desk.plugin.tick()
     assert desk.session.objects == ObjectCount(15, 1)
+    desk.plugin.review.drop_corrections_all()
+    desk.plugin.tick()
+    assert desk.session.objects == ObjectCount(16, 0)
+    desk.plugin.classes.consist_of_objects(1, False)
+    assert not desk.session.structures[0].objects, "what was dropped holds nobody up"
 
 
 def test_settings_change_the_model_and_what_is_on_screen(
