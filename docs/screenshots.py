@@ -3,8 +3,9 @@
 ``python docs/screenshots.py [FOLDER]`` writes ``dock-THEME.png`` from a window of 1366 × 768 and,
 from a fresh interpreter with QT_SCALE_FACTOR=2, ``dock-THEME-200.png`` from 2732 × 1536: the dock
 at first, after a training and with its advanced settings, and the help. ``batch-THEME.png`` are
-the small window with the batch panel, one of five images opened with its mask. It needs a screen
-of that size; ``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
+the small window with the batch panel, one of five images opened with its mask, ``objects-dark.png``
+one with numbered nuclei. It needs a screen of that size;
+``xvfb-run -a -s "-screen 0 2732x1536x24"`` makes one.
 """
 
 from __future__ import annotations
@@ -77,6 +78,39 @@ def pictures(options: argparse.Namespace, suffix: str) -> None:
     if not suffix:
         dock.context.help.close()
         batch(viewer, dock, options.folder)
+    viewer.close()
+    if not suffix:
+        objects(options.folder)
+
+
+def objects(folder: Path) -> None:
+    """Take a picture of the window with numbered objects and the tool that splits them."""
+    import napari
+    from napari.layers import Layer
+    from qtpy.QtWidgets import QScrollArea
+
+    from napari_unetseg import sample
+    from napari_unetseg.gui.dock_widget import UNetDock
+    from napari_unetseg.gui.state.session import ObjectTool
+
+    viewer = napari.Viewer()
+    viewer.window.resize(*SMALL)
+    for layer in sample.nuclei2d():
+        viewer.add_layer(Layer.create(*layer))
+    dock = UNetDock(viewer)
+    viewer.window.add_dock_widget(dock, name="U-Net segmentation", area="right")
+    viewer.reset_view()
+    dock.annotate.objects.click()
+    dock.session.change_settings(steps=3 * STEPS)
+    dock.train.button.click()
+    wait(lambda: dock.session.job is None and dock.session.entry is not None)
+    wait(lambda: dock.session.objects.on_plane > 0)
+    dock.objects.tools[ObjectTool.SPLIT].click()
+    pause()
+    bar = dock.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(dock.review.y())
+    pause()
+    viewer.screenshot(str(folder / "objects-dark.png"), canvas_only=False, flash=False)
     viewer.close()
 
 
