@@ -27,22 +27,21 @@ class LabelledImages:
     ignore: int | None
     threshold: float | None
     files: ImageFiles
+    finished: Path | None = None
+    """Finished objects beside the labels."""
 
     def find(self) -> FolderPairs:
         """Pair them; print their number."""
-        from napari_unetseg.io.folder_pairs import find_pairs
+        from napari_unetseg.io.folder_pairs import find_pairs, with_finished
 
+        how = self.files.model_dump()
         found = find_pairs(
-            self.images,
-            self.labels,
-            self.kind,
-            self.ignore,
-            threshold=self.threshold,
-            axes=self.files.axes,
-            spacing=self.files.spacing,
-            series=self.files.series,
-            missing_planes=self.files.missing_planes,
+            self.images, self.labels, self.kind, self.ignore, threshold=self.threshold, **how
         )
+        if self.finished is not None:
+            found = with_finished(found, find_pairs(self.images, self.finished, "finished", **how))
+            with_objects = sum(pair.objects is not None for pair in found.pairs)
+            note(f"{count(with_objects, 'image')} with finished objects.")
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")

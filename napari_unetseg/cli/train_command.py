@@ -24,11 +24,12 @@ from napari_unetseg.cli.options import (
     check_threshold,
 )
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
+from napari_unetseg.cli.train_structures import Objects, find_structures, parse_numbers
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.core.labels import Classes, LabelKind
+from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
@@ -62,8 +63,17 @@ Training = Annotated[
 Labels = Annotated[
     Path, Argument(metavar="LABELS", help="Labels or a folder; pairs share their stem.")
 ]
+Finished = Annotated[
+    Path | None,
+    Option(
+        metavar="OBJECTS",
+        help="Finished objects beside LABELS, a file or a folder: 0 not labelled, every other "
+        "number one whole object.",
+    ),
+]
 LABELS_HELP = (
-    f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. {INSTANCES_HELP}."
+    f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. {INSTANCES_HELP}. "
+    "finished: the same, but 0 is not labelled."
 )
 
 
@@ -75,6 +85,8 @@ def train(
     settings: Training,
     files: Files,
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
+    objects: Objects = None,
+    finished: Finished = None,
     ignore: Ignore = None,
     threshold: Threshold = None,
     init: Annotated[Path | None, Option(metavar="MODEL", help="Go on from this model.")] = None,
@@ -109,12 +121,20 @@ def train(
     SIGHUP end it and save what was learned; the same command goes on from there.
     """
     _check(settings, init)
+    numbers = parse_numbers(objects)
     check_threshold(threshold, kind)
     if settings.threads is None and not on:
         settings = settings.model_copy(update={"threads": cores()})
-    data = LabelledImages(images, labels, kind, ignore, threshold, files)
     _train(
-        data, output, settings, init=init, report=report, on=on, key_file=key_file, resume=resume
+        LabelledImages(images, labels, kind, ignore, threshold, files, finished),
+        output,
+        settings,
+        numbers,
+        init=init,
+        report=report,
+        on=on,
+        key_file=key_file,
+        resume=resume,
     )
 
 
@@ -134,6 +154,7 @@ def _train(
     data: LabelledImages,
     output: Path,
     settings: TrainSettings,
+    objects: Sequence[int],
     *,
     init: Path | None,
     report: Path | None,
@@ -156,14 +177,14 @@ def _train(
     from napari_unetseg.jobs.tasks import TrainTask
 
     before = load(init) if init else None
-    _say_classes(found.pairs, before)
+    structures = find_structures(found.pairs, before, objects)
     control = JobControl(settings.threads)
     doing = "Stopping after this step and saving"
     with (
         _checkpoint(output, on, resume=resume) as checkpoint,
         stop_on_signals(control, doing, "without saving") as stop,
     ):
-        task = TrainTask(found.pairs, settings, (), before, ViewportState(), checkpoint)
+        task = TrainTask(found.pairs, settings, structures, before, ViewportState(), checkpoint)
         with Meter("Training") as meter:
             model = finish(RunOn(task, on, key_file)(control), meter.show)
         if leads:
@@ -206,22 +227,6 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
             f"({checkpoint.path}), or add --no-resume to start anew."
         )
     raise Interrupted(stop, f"the model so far is saved.{more}")
-
-
-def _say_classes(pairs: Sequence[AnnotatedImage], init: Model | None) -> None:
-    from napari_unetseg.data.annotated_image import values_of
-
-    known = init.classes.structures if init else ()
-    classes = Classes.find([(v.counts, v.kind) for v in values_of(pairs)], known)
-    names = [
-        f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
-        for s in classes.structures
-    ]
-    if init is not None:
-        note(f"Labelled: {', '.join(classes.names) or 'nothing'}.")
-        return
-    background = "and background" if classes.background else "without background"
-    note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
 
 
 def _save(model: Model, output: Path) -> Path:
