@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from napari_unetseg.cli.console import note, tell
+from napari_unetseg.cli.mask_files import NoRimObjects, Structures, find_structures_of, open_mask
 from napari_unetseg.cli.options import (
     INSTANCES_HELP,
     Files,
@@ -21,9 +21,6 @@ from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.labels import IGNORE_INDEX, LabelKind
 from napari_unetseg.core.text import count
-
-if TYPE_CHECKING:
-    from napari_unetseg.core.image_stack import Stack
 
 
 @with_settings
@@ -39,6 +36,8 @@ def measure(
     labels: Annotated[
         MaskKind, Option(help="full: connected voxels are one object; " + INSTANCES_HELP + ".")
     ] = MaskKind.FULL,
+    structures: Structures = None,
+    no_rim_objects: NoRimObjects = False,
     ignore: Ignore = None,
     threshold: Threshold = None,
     dims: Annotated[
@@ -51,9 +50,10 @@ def measure(
 
     kind = LabelKind(labels)
     check_threshold(threshold, kind)
+    beside = find_structures_of(mask, structures, kind)
     check_table(output)
     check_writable(output.parent)
-    stack = _open_mask(mask, files.axes, files.spacing, threshold, ignore)
+    stack = open_mask(mask, kind, files, threshold, ignore)
     intensities = None
     if image is not None:
         intensities = open_stack(image, series=files.series, missing_planes=files.missing_planes)
@@ -61,26 +61,14 @@ def measure(
     notes = (*stack.notes, *(intensities.notes if intensities else ()))
     for sentence in (*notes, *check_mask(stack, intensities, kind, ignore)):
         note(sentence)
-    rows = measure_objects(output, stack, intensities, kind=kind, dims=dims, ignore=ignore)
-    tell(f"{count(len(rows), 'object')} written to {output}.")
-
-
-def _open_mask(
-    path: Path, axes: str | None, spacing: str | None, threshold: float | None, ignore: int | None
-) -> Stack:
-    """A mask as `read_labels` reads it: the numbers of a palette, and one of equal colours."""
-    from napari_unetseg.io.open_image import read_labels
-
-    data, stack = read_labels(path, threshold=threshold, ignore=ignore, axes=axes, spacing=spacing)
-    if "S" not in stack.axes:
-        return replace(stack, data=data)
-    return replace(
+    rows = measure_objects(
+        output,
         stack,
-        data=data,
-        axes=stack.grid_axes,
-        spacing=stack.grid_spacing,
-        units=stack.grid_units,
-        translate=stack.grid_translate,
-        channels=(),
-        colors=(),
+        intensities,
+        kind=kind,
+        dims=dims,
+        ignore=ignore,
+        structures=1 if beside is None else open_mask(beside, LabelKind.FULL, files),
+        rim_objects=not no_rim_objects,
     )
+    tell(f"{count(len(rows), 'object')} written to {output}.")
