@@ -92,8 +92,8 @@ def _check(path: Path, ids: Any, axes: str, mask: Any | None) -> None:
         raise UserError(f"An array of shape {tuple(ids.shape)} cannot have the axes {axes}.")
     if strange := "".join(sorted(set(axes[:-2]) - set("TZC"))):
         raise UserError(
-            f"Outlines have planes along T, Z and C only, not {strange}; name the axes with "
-            "'--axes', or write the outlines of a part."
+            f"Outlines have planes along T, Z and C only, not {strange}; give these axes other "
+            "names, or write the outlines of a part of the image."
         )
     if mask is not None and tuple(mask.shape) != tuple(ids.shape):
         raise UserError(

@@ -14,10 +14,12 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QStyle, QWidget
 from qtpy.QtWidgets import QStyleOptionButton as ButtonOption
+from roifile import roiread
 from superqt import QCollapsible
 from window_parts import LEFT, NONE, Window
 
 from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.gui.widgets.result_section import OUTLINES
 
 pytestmark = pytest.mark.gui
 
@@ -143,6 +145,13 @@ def test_tidying_and_exporting_do_what_their_fields_say(
         painted.click(panel.write)
         painted.wait(lambda p=path: painted.idle() and p.exists())
     np.testing.assert_array_equal(tifffile.imread(path), panel.layer.value.data)
+    for name in OUTLINES:
+        pick(panel.format.native, name)
+        path = tmp_path / f"outlines{OUTLINES[name][0]}"
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, p=path: (str(p), ""))
+        painted.click(panel.write)
+        painted.wait(lambda p=path: painted.idle() and p.exists())
+    assert len(roiread(tmp_path / "outlines.zip")) == 1 + (panel.layer.value is prediction.layer)
 
 
 @pytest.mark.bindings
