@@ -77,7 +77,7 @@ def test_the_classic_script_runs(folders: Path) -> None:
 
 def test_the_code_of_the_api_page_runs(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     monkeypatch.chdir(folders)
     names: dict[str, object] = {}
     for block in blocks:

@@ -26,6 +26,7 @@ from napari_unetseg.cli.exit_codes import (
 from napari_unetseg.cli.info_command import info
 from napari_unetseg.cli.interrupts import Interrupted, Quit, quit_on_signals
 from napari_unetseg.cli.measure_command import measure
+from napari_unetseg.cli.outlines_command import outlines
 from napari_unetseg.cli.predict_command import predict
 from napari_unetseg.cli.report_command import report
 from napari_unetseg.cli.train_command import train
@@ -43,7 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, predict, batch, evaluate, info, measure, report, worker):
+for command in (train, predict, batch, evaluate, info, measure, outlines, report, worker):
     app.command()(command)
 
 

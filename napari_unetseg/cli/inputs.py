@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_unetseg.cli.console import note
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.text import count
 
 if TYPE_CHECKING:
     from napari_unetseg.cli.options import ImageFiles
-    from napari_unetseg.data.annotated_image import AnnotatedImage
+    from napari_unetseg.core.labels import LabelKind
     from napari_unetseg.io.folder_pairs import FolderPairs
     from napari_unetseg.models.model import Model
 
@@ -33,21 +32,16 @@ class LabelledImages:
 
     def find(self) -> FolderPairs:
         """Pair them; print their number."""
-        from napari_unetseg.io.folder_pairs import find_pairs
+        from napari_unetseg.io.folder_pairs import find_pairs, with_finished
 
+        how = self.files.model_dump()
         found = find_pairs(
-            self.images,
-            self.labels,
-            self.kind,
-            self.ignore,
-            threshold=self.threshold,
-            axes=self.files.axes,
-            spacing=self.files.spacing,
-            series=self.files.series,
-            missing_planes=self.files.missing_planes,
+            self.images, self.labels, self.kind, self.ignore, threshold=self.threshold, **how
         )
         if self.finished is not None:
-            found = replace(found, pairs=self._with_objects(found.pairs, self.finished))
+            found = with_finished(found, find_pairs(self.images, self.finished, "finished", **how))
+            with_objects = sum(pair.objects is not None for pair in found.pairs)
+            note(f"{count(with_objects, 'image')} with finished objects.")
         note(f"{count(len(found.pairs), 'image')} with labels ({self.kind}).")
         if found.skipped:
             note(f"{count(len(found.skipped), 'image')} without labels skipped.")
@@ -56,36 +50,6 @@ class LabelledImages:
         for sentence in found.notes:
             note(sentence)
         return found
-
-    def _with_objects(self, pairs: list[AnnotatedImage], path: Path) -> list[AnnotatedImage]:
-        """The pairs with finished objects of the same stem."""
-        from napari_unetseg.data.annotated_image import AnnotatedImage
-        from napari_unetseg.io.folder_pairs import find_pairs
-
-        files = self.files
-        others = find_pairs(
-            self.images,
-            path,
-            LabelKind.FINISHED,
-            self.ignore,
-            axes=files.axes,
-            spacing=files.spacing,
-            series=files.series,
-            missing_planes=files.missing_planes,
-        ).pairs
-        objects = {other.image.name: other.labels for other in others}
-        used = [pair for pair in pairs if pair.image.name in objects]
-        note(f"Finished objects for {count(len(used), 'image')} of {len(pairs)}.")
-        return [
-            AnnotatedImage(
-                pair.image,
-                pair.labels,
-                pair.kind,
-                ignore=pair.ignore,
-                objects=objects.get(pair.image.name),
-            )
-            for pair in pairs
-        ]
 
 
 def load(path: Path) -> Model:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from napari_unetseg.cli.console import note, tell
+from napari_unetseg.cli.mask_files import NoRimObjects, Structures, find_structures_of, open_mask
 from napari_unetseg.cli.options import (
     INSTANCES_HELP,
     Files,
@@ -22,9 +22,6 @@ from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.labels import IGNORE_INDEX, LabelKind
 from napari_unetseg.core.text import count
 
-if TYPE_CHECKING:
-    from napari_unetseg.core.image_stack import Stack
-
 
 @with_settings
 def measure(
@@ -34,35 +31,29 @@ def measure(
         Path | None, Argument(metavar="[IMAGE]", help="Its image, to measure intensities.")
     ] = None,
     output: Annotated[
-        Path,
-        Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="A table, .csv or .parquet; or outlines, .zip (ImageJ ROIs) or .geojson (QuPath).",
-        ),
+        Path, Option("-o", "--output", metavar="TABLE", help="A .csv or .parquet file.")
     ] = Path("objects.csv"),
     labels: Annotated[
         MaskKind, Option(help="full: connected voxels are one object; " + INSTANCES_HELP + ".")
     ] = MaskKind.FULL,
+    structures: Structures = None,
+    no_rim_objects: NoRimObjects = False,
     ignore: Ignore = None,
     threshold: Threshold = None,
     dims: Annotated[
         int | None, Option(min=2, max=3, help="2: planes. Default: volumes if there is a Z.")
     ] = None,
 ) -> None:
-    """Measure the objects of a mask, in the units of its file: a row for each. Or outline them."""
+    """Measure the objects of a mask, in the units of its file: a row for each."""
     from napari_unetseg.inference.large.object_table import check_mask, check_table, measure_objects
     from napari_unetseg.io.open_image import open_stack
-    from napari_unetseg.io.write_outlines import OUTLINE_SUFFIXES
 
     kind = LabelKind(labels)
     check_threshold(threshold, kind)
-    outlined = output.suffix.lower() in OUTLINE_SUFFIXES
-    if not outlined:
-        check_table(output)
+    beside = find_structures_of(mask, structures, kind)
+    check_table(output)
     check_writable(output.parent)
-    stack = _open_mask(mask, files.axes, files.spacing, threshold, ignore)
+    stack = open_mask(mask, kind, files, threshold, ignore)
     intensities = None
     if image is not None:
         intensities = open_stack(image, series=files.series, missing_planes=files.missing_planes)
@@ -70,39 +61,14 @@ def measure(
     notes = (*stack.notes, *(intensities.notes if intensities else ()))
     for sentence in (*notes, *check_mask(stack, intensities, kind, ignore)):
         note(sentence)
-    if outlined:
-        found = _outline(output, stack, kind, ignore)
-        tell(f"{count(found, 'outline')} written to {output}.")
-        return
-    rows = measure_objects(output, stack, intensities, kind=kind, dims=dims, ignore=ignore)
-    tell(f"{count(len(rows), 'object')} written to {output}.")
-
-
-def _outline(path: Path, mask: Stack, kind: LabelKind, ignore: int | None) -> int:
-    """Write the outlines of the objects in each plane of a mask."""
-    from napari_unetseg.io.numbered_planes import NumberedPlanes
-    from napari_unetseg.io.write_outlines import write_outlines
-
-    planes = NumberedPlanes(mask.data, ignore=ignore, connected=kind is LabelKind.FULL)
-    return write_outlines(path, planes, axes=mask.grid_axes)
-
-
-def _open_mask(
-    path: Path, axes: str | None, spacing: str | None, threshold: float | None, ignore: int | None
-) -> Stack:
-    """A mask as `read_labels` reads it: the numbers of a palette, and one of equal colours."""
-    from napari_unetseg.io.open_image import read_labels
-
-    data, stack = read_labels(path, threshold=threshold, ignore=ignore, axes=axes, spacing=spacing)
-    if "S" not in stack.axes:
-        return replace(stack, data=data)
-    return replace(
+    rows = measure_objects(
+        output,
         stack,
-        data=data,
-        axes=stack.grid_axes,
-        spacing=stack.grid_spacing,
-        units=stack.grid_units,
-        translate=stack.grid_translate,
-        channels=(),
-        colors=(),
+        intensities,
+        kind=kind,
+        dims=dims,
+        ignore=ignore,
+        structures=1 if beside is None else open_mask(beside, LabelKind.FULL, files),
+        rim_objects=not no_rim_objects,
     )
+    tell(f"{count(len(rows), 'object')} written to {output}.")

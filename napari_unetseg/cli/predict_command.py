@@ -15,6 +15,7 @@ from napari_unetseg.cli.console import Meter, note, tell
 from napari_unetseg.cli.exit_codes import SomeFailedError, WrongUsageError
 from napari_unetseg.cli.inputs import load
 from napari_unetseg.cli.interrupts import STOPPING, Interrupted, stop_on_signals
+from napari_unetseg.cli.mask_files import NoRimObjects
 from napari_unetseg.cli.options import Files, ImageFiles, ModelFile, Prediction
 from napari_unetseg.cli.settings_options import with_settings
 from napari_unetseg.cli.workers import (
@@ -104,6 +105,7 @@ def predict(
     probabilities: Probabilities = False,
     precision: StoredAs = None,
     no_objects: NoObjects = False,
+    no_rim_objects: NoRimObjects = False,
     skip_existing: SkipExisting = False,
     overwrite: Overwrite = False,
     report: Report = False,
@@ -123,7 +125,9 @@ def predict(
     how = _saving(
         output, inside, mask_format, precision, probabilities=probabilities, overwrite=overwrite
     )
-    how = replace(how, objects=not no_objects)
+    if no_objects and no_rim_objects:
+        raise WrongUsageError("--no-rim-objects needs objects; leave out --no-objects.")
+    how = replace(how, objects=not no_objects, rim_objects=not no_rim_objects)
     loaded, paths = _checked(model, images, how, files)
     try:
         with cluster_chunks(where, settings.threads) as of:
@@ -147,6 +151,11 @@ def _checked(
     if how.folder is not None:
         check_outputs(paths, how)
     loaded = load(model)
+    if not how.rim_objects and not loaded.classes.objects:
+        raise UserError(
+            "No structure of this model consists of objects; leave out --no-rim-objects, or use it "
+            "with measure."
+        )
     if how.folder is not None:
         check_writable(how.folder)
     return loaded, paths

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,11 +24,12 @@ from napari_unetseg.cli.options import (
     check_threshold,
 )
 from napari_unetseg.cli.settings_options import OptionsOf, with_settings
+from napari_unetseg.cli.train_structures import Objects, find_structures, parse_numbers
 from napari_unetseg.core.atomic_write import check_writable
 from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import finish
 from napari_unetseg.core.job_control import JobControl
-from napari_unetseg.core.labels import Classes, LabelKind
+from napari_unetseg.core.labels import LabelKind
 from napari_unetseg.core.score_text import score_text, score_title
 from napari_unetseg.core.settings import PredictSettings, TrainSettings
 from napari_unetseg.core.text import count
@@ -37,7 +37,6 @@ from napari_unetseg.runtime.cpu import cores
 from napari_unetseg.runtime.distributed import world
 
 if TYPE_CHECKING:
-    from napari_unetseg.core.labels import Structure
     from napari_unetseg.data.annotated_image import AnnotatedImage
     from napari_unetseg.models.model import Model
     from napari_unetseg.training.checkpoint_file import CheckpointFile
@@ -64,8 +63,17 @@ Training = Annotated[
 Labels = Annotated[
     Path, Argument(metavar="LABELS", help="Labels or a folder; pairs share their stem.")
 ]
+Finished = Annotated[
+    Path | None,
+    Option(
+        metavar="OBJECTS",
+        help="Finished objects beside LABELS, a file or a folder: 0 not labelled, every other "
+        "number one whole object.",
+    ),
+]
 LABELS_HELP = (
-    f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. {INSTANCES_HELP}."
+    f"{FULL_HELP}strokes: 0 not labelled, 1-254 structures, 255 background. {INSTANCES_HELP}. "
+    "finished: the same, but 0 is not labelled."
 )
 
 
@@ -77,18 +85,10 @@ def train(
     settings: Training,
     files: Files,
     kind: Annotated[LabelKind, Option("--labels", help=LABELS_HELP)] = LabelKind.FULL,
+    objects: Objects = None,
+    finished: Finished = None,
     ignore: Ignore = None,
     threshold: Threshold = None,
-    objects: Annotated[
-        str, Option(metavar="NUMBERS", help="Structures that consist of objects, such as 1 or 1,3.")
-    ] = "",
-    finished: Annotated[
-        Path | None,
-        Option(
-            metavar="LABELS",
-            help="Finished objects beside LABELS: 0 not labelled, each number one whole object.",
-        ),
-    ] = None,
     init: Annotated[Path | None, Option(metavar="MODEL", help="Go on from this model.")] = None,
     resume: Annotated[
         bool,
@@ -121,31 +121,21 @@ def train(
     SIGHUP end it and save what was learned; the same command goes on from there.
     """
     _check(settings, init)
+    numbers = parse_numbers(objects)
     check_threshold(threshold, kind)
     if settings.threads is None and not on:
         settings = settings.model_copy(update={"threads": cores()})
-    data = LabelledImages(images, labels, kind, ignore, threshold, files, finished)
     _train(
-        data,
+        LabelledImages(images, labels, kind, ignore, threshold, files, finished),
         output,
         settings,
-        objects=_numbers(objects),
+        numbers,
         init=init,
         report=report,
         on=on,
         key_file=key_file,
         resume=resume,
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """The numbers in ``1,3``."""
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise WrongUsageError(
-            f"--objects takes numbers of structures such as 1 or 1,3, not {text!r}."
-        ) from None
 
 
 def _check(settings: TrainSettings, init: Path | None) -> None:
@@ -164,8 +154,8 @@ def _train(
     data: LabelledImages,
     output: Path,
     settings: TrainSettings,
+    objects: Sequence[int],
     *,
-    objects: tuple[int, ...],
     init: Path | None,
     report: Path | None,
     on: str,
@@ -187,7 +177,7 @@ def _train(
     from napari_unetseg.jobs.tasks import TrainTask
 
     before = load(init) if init else None
-    structures = _classes(found.pairs, before, objects)
+    structures = find_structures(found.pairs, before, objects)
     control = JobControl(settings.threads)
     doing = "Stopping after this step and saving"
     with (
@@ -237,38 +227,6 @@ def _settle(checkpoint: CheckpointFile | None, stop: Stop, *, keep: bool) -> Non
             f"({checkpoint.path}), or add --no-resume to start anew."
         )
     raise Interrupted(stop, f"the model so far is saved.{more}")
-
-
-def _classes(
-    pairs: Sequence[AnnotatedImage], init: Model | None, objects: tuple[int, ...]
-) -> tuple[Structure, ...]:
-    """Say what is labelled; the structures, if some of them are said to consist of objects."""
-    from napari_unetseg.data.annotated_image import values_of
-
-    known = init.classes.structures if init else ()
-    labelled = [(v.counts, v.kind) for v in values_of(pairs)]
-    classes = Classes.find(labelled, known, finished=any(p.objects is not None for p in pairs))
-    if unknown := set(objects) - {s.number for s in classes.structures}:
-        raise UserError(
-            f"--objects names {', '.join(map(str, sorted(unknown)))}, but the labels hold "
-            f"{', '.join(str(s.number) for s in classes.structures) or 'no structure'}."
-        )
-    structures = tuple(
-        replace(s, objects=s.number in objects if objects else s.objects)
-        for s in classes.structures
-    )
-    names = [
-        f"{s.number}{f' ({s.file_value} in the files)' if s.file_value else ''}"
-        for s in classes.structures
-    ]
-    if init is not None:
-        note(f"Labelled: {', '.join(classes.names) or 'nothing'}.")
-        return structures if objects else ()
-    background = "and background" if classes.background else "without background"
-    note(f"{count(len(names), 'structure')}: {', '.join(names) or 'none'}, {background}.")
-    if any(s.objects for s in structures):
-        note(f"Consists of objects: {', '.join(s.name for s in structures if s.objects)}.")
-    return structures if objects else ()
 
 
 def _save(model: Model, output: Path) -> Path:

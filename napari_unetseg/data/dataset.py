@@ -108,7 +108,8 @@ class TrainingDataset:
         finished = any(pair.objects is not None for pair in pairs)
         found = Classes.find([(v.counts, v.kind) for v in values], structures, finished=finished)
         kept = known if known is not None and self._leaves_out(found, known) else None
-        self.classes = (classes or kept or found).renamed(structures)
+        of_objects = () if classes else [s for s in found.structures if s.objects]
+        self.classes = (classes or kept or found).renamed([*structures, *of_objects])
         check_classes(found, self.classes, self.pairs, kept)
         self.unlabelled = tuple(n for n in self.classes.numbers if n not in found.numbers)
         self.normalization = normalization or Normalization.choose([p.image for p in pairs], rule)

@@ -129,10 +129,15 @@ def highest(
     return pairs[order], low[order], high[order]
 
 
-def numbers(hills: Hills, smallest: int) -> np.ndarray:
-    """Numbers of objects, from 1 on in the order of their peaks' places; 0 for too small ones."""
+def numbers(hills: Hills, smallest: int, left_out: np.ndarray | None = None) -> np.ndarray:
+    """Numbers of objects, from 1 on in the order of their peaks' places.
+
+    0 for too small ones, and where ``left_out``, a flag of each hill, is true.
+    """
     found = np.zeros(len(hills.peaks), np.int64)
     order = np.argsort(places_of(hills.peaks))
     order = order[hills.sizes[order] >= smallest]
+    if left_out is not None:
+        order = order[~left_out[order]]
     found[order] = np.arange(1, len(order) + 1)
     return found

@@ -182,7 +182,7 @@ class Plugin:
         self.history = ModelHistory(session, jobs, models)
         self.comparison = Comparison(viewer, session, jobs, runner, models, masks)
         self.postprocess = Postprocess(viewer, session, jobs, sources, models, masks)
-        self.export = Export(session, jobs, sources, masks, alignment)
+        self.export = Export(session, jobs, sources, alignment, masks)
         self.computers = RemoteComputer(session, runner, events)
         self.batch = BatchPrediction(
             viewer, session, jobs, sources, masks, events, self.prediction.predict_plane

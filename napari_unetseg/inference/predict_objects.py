@@ -11,6 +11,7 @@ from napari_unetseg.core.errors import UserError
 from napari_unetseg.core.events import Event, TilePredicted, pass_on
 from napari_unetseg.core.image_stack import Stack
 from napari_unetseg.core.object_maps import quantized
+from napari_unetseg.core.object_structures import without_rim_objects
 from napari_unetseg.core.settings import ObjectSettings, PredictSettings
 from napari_unetseg.data.object_heights import heights_of
 from napari_unetseg.data.object_ids import number_objects
@@ -28,6 +29,7 @@ def predict_objects(
     *,
     axes: str | None = None,
     object_settings: ObjectSettings | None = None,
+    rim_objects: bool = True,
     planes: Iterable[tuple[int, ...]] | None = None,
     control: JobControl | None = None,
     on_event: Callable[[Event], object] | None = None,
@@ -45,6 +47,9 @@ def predict_objects(
         As in `predict`.
     object_settings
         How objects are told apart; None: as the model says.
+    rim_objects
+        False leaves out objects that touch the rim of the image in Y or X, as they are cut off.
+        The first and last slice of a volume are no rim.
 
     Returns
     -------
@@ -82,6 +87,14 @@ def predict_objects(
     for plane in stack.planes(model.dims):
         here: tuple[Any, ...] = (slice(None), *plane)
         found = number_objects(mask[plane], None if maps is None else maps[here], heights)
+        if not rim_objects:
+            found = _in_a_row(without_rim_objects(found))
         out[plane] = np.where(found, found + last, 0)
         last += int(found.max(initial=0))
     return out
+
+
+def _in_a_row(ids: np.ndarray) -> np.ndarray:
+    """The same objects with numbers from 1 on."""
+    present = np.unique(ids)
+    return np.searchsorted(present[present > 0], ids) + (ids > 0)

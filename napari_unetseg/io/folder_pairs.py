@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -180,6 +180,36 @@ def find_pairs(
         [path for stem, path in second.items() if stem not in used],
         tuple(dict.fromkeys((*_nearly_alike(alike), *notes))),
     )
+
+
+def with_finished(found: FolderPairs, finished: FolderPairs) -> FolderPairs:
+    """Labelled images with finished objects beside their labels.
+
+    Parameters
+    ----------
+    found
+        Images with their labels.
+    finished
+        The same images with files of finished objects, which images without labels do not have.
+
+    Raises
+    ------
+    UserError
+        Finished objects are no whole numbers or look like an image, or none of their images is
+        labelled.
+    """
+    objects = {}
+    for pair in finished.pairs:
+        pair.values()
+        objects[pair.image.name] = pair.labels
+    if not objects.keys() & {pair.image.name for pair in found.pairs}:
+        raise UserError(
+            "No image with labels has finished objects; give labels and finished objects of the "
+            "same images."
+        )
+    pairs = [replace(pair, objects=objects.get(pair.image.name)) for pair in found.pairs]
+    notes = dict.fromkeys((*found.notes, *finished.notes))
+    return replace(found, pairs=pairs, notes=tuple(notes))
 
 
 def _by_stem(images: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:

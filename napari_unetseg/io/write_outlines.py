@@ -1,37 +1,29 @@
-"""Outlines of objects for other programs: ROIs for ImageJ and Fiji, GeoJSON for QuPath."""
+"""Writing outlines of the objects of a mask."""
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from napari_unetseg.core.atomic_write import atomic_path
 from napari_unetseg.core.errors import UserError
-from napari_unetseg.io.outlines import Outline, outlines
-
-if TYPE_CHECKING:
-    from roifile import ImagejRoi
-
-    from napari_unetseg.core.labels import Structure
-
-OUTLINE_SUFFIXES = (".zip", ".geojson")
-MOVE, LINE, CLOSE = 0.0, 1.0, 4.0
-"""Steps of a path in an ImageJ ROI of several rings."""
+from napari_unetseg.core.labels import Structure
+from napari_unetseg.core.object_structures import rim_numbers, structures_of
+from napari_unetseg.io.outline_formats import OUTLINE_FORMATS, Outline, OutlineFormat
+from napari_unetseg.io.pixel_outlines import outlines_of
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PlaneOutline:
-    """An outline, the index of its plane by axis (``{"T": 0, "Z": 3}``), its structure or None."""
-
-    outline: Outline
-    plane: Mapping[str, int]
-    structure: Structure | None
+def outline_format_of(path: Path) -> OutlineFormat:
+    """The format for a file name, by suffix; `UserError` if there is none."""
+    for chosen in OUTLINE_FORMATS:
+        if path.name.lower().endswith(chosen.suffixes):
+            return chosen
+    raise UserError(
+        f"{path.name} has an unknown suffix; use .zip for ROIs of ImageJ or .geojson for QuPath."
+    )
 
 
 def write_outlines(
@@ -39,139 +31,108 @@ def write_outlines(
     ids: Any,
     *,
     axes: str,
-    mask: Any = None,
+    mask: Any | None = None,
     structures: Sequence[Structure] = (),
+    rim_objects: bool = True,
+    dims: int | None = None,
+    annotations: bool = False,
+    scratch: Path | None = None,
 ) -> int:
-    """Write the outlines of objects as ImageJ ROIs (``.zip``) or GeoJSON (``.geojson``).
+    """Write the outlines of objects: ``.zip`` for ImageJ, ``.geojson`` for QuPath.
 
-    Outlines follow the edges of the pixels, so that they enclose exactly the object; holes and
-    several parts are kept. Coordinates are in pixels, from the upper left corner of the image on.
-    An object of a volume has an outline in each plane. ImageJ's ROI Manager and QuPath (by dropping
-    the file onto the image) open them.
+    Outlines run along the edges of pixels (see `outlines_of`), in pixels from the upper left corner
+    of the image. An object of a volume has an outline in each of its planes.
 
     Parameters
     ----------
     path
         The file; it is replaced only after everything was written.
     ids
-        Array-like of the objects' numbers, read a plane at a time; non-negative integers.
+        Array-like of non-negative integers, read a plane at a time: the number of an object, 0
+        elsewhere.
     axes
-        One letter for each axis, of ``TZYX``, ending in YX.
-    mask, structures
-        Array-like of the structures' numbers of the same shape, and the structures; the structure
-        of most of its pixels is the class of an object in GeoJSON and part of its name in ImageJ.
+        One letter for each axis, ending in YX. Planes are at the positions of T, Z and C.
+    mask
+        Structures of the same shape: an object has the one that most of its pixels in a plane have.
+    structures
+        Names and colours. Without a mask the first one is that of all objects.
+    rim_objects
+        False leaves out objects that touch the rim in Y or X, of volumes in any plane.
+    dims
+        2 for objects of planes, 3 for objects of volumes; by default volumes where there is a Z.
+    annotations
+        Annotations of QuPath, which can be edited, instead of detections, of which it shows many.
+    scratch
+        A folder for temporary files, as for `atomic_path`.
 
     Returns
     -------
     int
-        Number of outlines.
+        How many outlines were written.
 
     Raises
     ------
     UserError
-        The suffix is neither, there is no object, or the file cannot be written.
+        The suffix is unknown, the numbers are no objects, the shapes differ, the disk is full or
+        the folder cannot be written; an existing file is unchanged.
     """
     path = Path(path)
-    check_outlines(path)
-    found = list(_outlines(ids, axes, mask, {s.number: s for s in structures}))
-    if not found:
-        raise UserError("There is no object whose outline could be written.")
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".zip":
-            _write_rois(temporary, found)
-        else:
-            features = [_feature(each) for each in found]
-            whole = {"type": "FeatureCollection", "features": features}
-            temporary.write_text(json.dumps(whole), encoding="utf-8")
-    return len(found)
+    chosen = outline_format_of(path)
+    _check(path, ids, axes, mask)
+    dims = dims or (3 if axes.endswith("ZYX") else 2)
+    found = _outlines(ids, axes, mask, structures, None if rim_objects else dims)
+    with atomic_path(path, scratch) as temporary:
+        return chosen.write(temporary, found, annotations)
 
 
-def check_outlines(path: Path) -> None:
-    """Refuse a file that is neither ``.zip`` nor ``.geojson``."""
-    if path.suffix.lower() not in OUTLINE_SUFFIXES:
-        raise UserError(f"{path.name} has an unknown suffix; use .zip (ImageJ ROIs) or .geojson.")
+def _check(path: Path, ids: Any, axes: str, mask: Any | None) -> None:
+    if np.dtype(ids.dtype).kind not in "bui":
+        raise UserError(f"{path.name} needs whole numbers of objects, not {ids.dtype}.")
+    if len(axes) != len(ids.shape) or not axes.endswith("YX"):
+        raise UserError(f"An array of shape {tuple(ids.shape)} cannot have the axes {axes}.")
+    if strange := "".join(sorted(set(axes[:-2]) - set("TZC"))):
+        raise UserError(
+            f"Outlines have planes along T, Z and C only, not {strange}; give these axes other "
+            "names, or write the outlines of a part of the image."
+        )
+    if mask is not None and tuple(mask.shape) != tuple(ids.shape):
+        raise UserError(
+            f"The objects have the shape {tuple(ids.shape)}, but their structures "
+            f"{tuple(mask.shape)}; give two masks of the same image."
+        )
 
 
 def _outlines(
-    ids: Any, axes: str, mask: Any, structures: Mapping[int, Structure]
-) -> Iterator[PlaneOutline]:
-    for index in np.ndindex(*ids.shape[:-2]):
-        plane = np.asarray(ids[index])
-        kinds = {} if mask is None else _structures_of(plane, np.asarray(mask[index]))
-        where = dict(zip(axes, index, strict=False))
-        for outline in outlines(plane):
-            yield PlaneOutline(outline, where, structures.get(kinds.get(outline.number, 0)))
+    ids: Any, axes: str, mask: Any | None, structures: Sequence[Structure], rim_dims: int | None
+) -> Iterator[Outline]:
+    """Outlines plane by plane; with ``rim_dims`` without objects of so many axes at the rim."""
+    known = {s.number: s for s in structures}
+    usual = next(iter(structures), None) if mask is None else None
+    for index, plane in _planes(ids, rim_dims):
+        votes = {} if mask is None else structures_of(plane, np.asarray(mask[index]))
+        place = dict(zip(axes[:-2], index, strict=True))
+        for number, polygons in outlines_of(plane).items():
+            voted = votes.get(number)
+            one = (known.get(voted) or Structure(voted)) if voted else usual
+            yield Outline(number, polygons, one, place)
 
 
-def _structures_of(ids: np.ndarray, mask: np.ndarray) -> dict[int, int]:
-    """The structure of most pixels of each object."""
-    inside = ids > 0
-    pairs = ids[inside].astype(np.int64) * 256 + mask[inside].astype(np.uint8)
-    found, counts = np.unique(pairs, return_counts=True)
-    found = found[np.argsort(counts, kind="stable")]
-    return dict(zip((found // 256).tolist(), (found % 256).tolist(), strict=True))  # the last wins
+def _planes(ids: Any, rim_dims: int | None) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Index and objects of each plane."""
+    shape = tuple(int(n) for n in ids.shape)
+    dims = rim_dims or 2
+    for lead in np.ndindex(shape[:-dims]):
+        inside = [(*lead, *rest) for rest in np.ndindex(shape[len(lead) : -2])]
+        at_rim = []
+        if rim_dims is not None:
+            at_rim = [rim_numbers(_plane(ids, index)) for index in inside]
+        for index in inside:
+            plane = _plane(ids, index)
+            if at_rim:
+                plane = np.where(np.isin(plane, np.concatenate(at_rim)), 0, plane)
+            yield index, plane
 
 
-# -- ImageJ ----------------------------------------------------------------------------------------
-
-
-def _write_rois(path: Path, found: Sequence[PlaneOutline]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each in found:
-            roi = _roi(each)
-            archive.writestr(f"{roi.name}.roi", roi.tobytes())
-
-
-def _roi(each: PlaneOutline) -> ImagejRoi:
-    """A polygon, or a path of all rings; names are unique in the file."""
-    from roifile import ROI_TYPE, ImagejRoi
-
-    number, parts = each.outline.number, each.outline.parts
-    places = "".join(f"-{axis.lower()}{index + 1}" for axis, index in each.plane.items())
-    kind = f"-{each.structure.name}" if each.structure is not None else ""
-    name = f"{number:05d}{kind}{places}".replace("/", "_")
-    where = {axis.lower(): index for axis, index in each.plane.items() if axis in "TZC"}
-    rings = [ring for part in parts for ring in part]
-    roi = ImagejRoi.frompoints(rings[0].astype(np.int32), name=name, **where)
-    if len(rings) > 1:
-        corners = np.concatenate(rings)
-        (roi.left, roi.top), (roi.right, roi.bottom) = corners.min(0), corners.max(0)
-        path = [value for ring in rings for value in _path(ring)]
-        roi.roitype, roi.integer_coordinates, roi.n_coordinates = ROI_TYPE.RECT, None, 0
-        roi.multi_coordinates = np.array(path, np.float32)
-        roi.shape_roi_size = len(path)
-    return roi
-
-
-def _path(ring: np.ndarray) -> Iterator[float]:
-    for step, (x, y) in enumerate(ring.tolist()):
-        yield from (LINE if step else MOVE, x, y)
-    yield CLOSE
-
-
-# -- GeoJSON ---------------------------------------------------------------------------------------
-
-
-def _feature(each: PlaneOutline) -> dict[str, Any]:
-    """A detection as QuPath reads it."""
-    parts = [[_closed(ring) for ring in part] for part in each.outline.parts]
-    single = len(parts) == 1
-    plane = {"c": -1, "z": each.plane.get("Z", 0), "t": each.plane.get("T", 0)}
-    properties: dict[str, Any] = {"objectType": "detection", "name": str(each.outline.number)}
-    if (structure := each.structure) is not None:
-        color = [int(structure.color[at : at + 2], 16) for at in (1, 3, 5)]
-        properties["classification"] = {"name": structure.name, "color": color}
-    return {
-        "type": "Feature",
-        "geometry": {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": parts[0] if single else parts,
-            "plane": plane,
-        },
-        "properties": properties,
-    }
-
-
-def _closed(ring: np.ndarray) -> list[list[int]]:
-    corners: list[list[int]] = ring.tolist()
-    return [*corners, corners[0]]
+def _plane(ids: Any, index: tuple[int, ...]) -> np.ndarray:
+    plane = np.asarray(ids[index])
+    return np.maximum(plane, 0) if plane.dtype.kind == "i" else plane

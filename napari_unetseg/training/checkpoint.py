@@ -44,11 +44,14 @@ OF_A_RUN = {"threads", "device"}
 def identity(trainer: Trainer, plan: TrainingPlan, init: Model | None) -> Identity:
     """Identity of a training, from its data, settings, plan and initial model."""
     data = trainer.data
-    labels = hashlib.blake2b(repr((data.classes.numbers, data.validated)).encode())
+    classes = (data.classes.numbers, data.validated, *data.classes.objects)
+    labels = hashlib.blake2b(repr(classes).encode())
     for plane in data.planes:
         labels.update(repr((data.place_of(plane), plane.train.shape)).encode())
         labels.update(np.ascontiguousarray(plane.train).data)
         labels.update(np.ascontiguousarray(plane.validate).data)
+        if plane.objects is not None:
+            labels.update(np.ascontiguousarray(plane.objects).data)
     images = repr((data.fingerprints, data.normalization))
     return Identity(
         version=versions()["napari-unetseg"],

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import roifile
-import shapely.geometry
 import tifffile
 from PIL import Image
 
@@ -237,17 +234,32 @@ def test_a_mask_in_the_alpha_channel_is_named(
     assert "in the alpha channel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("labels", "names"), [("full", {1, 2}), ("instances", {1, 2})])
-def test_outlines_are_written_instead_of_a_table(
-    tmp_path: Path, labels: str, names: set[int]
+def test_objects_have_their_structures_and_those_at_the_rim_can_be_left_out(tmp_path: Path) -> None:
+    ids = np.zeros((20, 30), np.uint32)
+    ids[2:6, 3:9], ids[2:6, 9:12], ids[12:15, 27:30] = 5, 70_000, 9
+    mask = np.where(ids == 5, 3, ids > 0).astype(np.uint8)
+    mask[2, 3] = 1  # most of object 5 is of structure 3
+    write_mask(tmp_path / "ids.tif", ids, axes="YX")
+    write_mask(tmp_path / "mask.tif", mask, axes="YX")
+    command = ["measure", str(tmp_path / "ids.tif"), "-o", str(tmp_path / "t.csv")]
+    command += ["--labels", "instances"]
+    assert main([*command, "--structures", str(tmp_path / "mask.tif")]) == 0
+    found = {row["object"]: row["structure"] for row in rows_of(tmp_path / "t.csv")}
+    assert found == {"5": "3", "9": "1", "70000": "1"}
+    assert main([*command, "--no-rim-objects"]) == 0
+    assert [row["object"] for row in rows_of(tmp_path / "t.csv")] == ["5", "70000"]
+    table = ["measure", str(tmp_path / "mask.tif"), "-o", str(tmp_path / "t.csv")]
+    assert main([*table, "--no-rim-objects"]) == 0
+    assert {row["area (pixel²)"] for row in rows_of(tmp_path / "t.csv")} == {"23", "12", "1"}
+    assert main([*table, "--structures", str(tmp_path / "mask.tif")]) == 2
+
+
+def test_structures_of_another_image_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mask = two_squares()
-    write_mask(tmp_path / "m.tif", mask, axes="YX")
-    for name in ("o.zip", "o.geojson"):
-        arguments = ["measure", str(tmp_path / "m.tif"), "--labels", labels]
-        assert main([*arguments, "-o", str(tmp_path / name)]) == 0
-    rois = roifile.roiread(tmp_path / "o.zip")
-    assert {int(roi.name) for roi in rois} == names
-    features = json.loads((tmp_path / "o.geojson").read_text())["features"]
-    areas = [shapely.geometry.shape(feature["geometry"]).area for feature in features]
-    assert areas == [28, 9]
+    write_mask(tmp_path / "ids.tif", np.full((8, 8), 5, np.uint16), axes="YX")
+    write_mask(tmp_path / "mask.tif", np.ones((8, 9), np.uint8), axes="YX")
+    command = ["measure", str(tmp_path / "ids.tif"), "-o", str(tmp_path / "t.csv")]
+    command += ["--labels", "instances", "--structures", str(tmp_path / "mask.tif")]
+    assert main(command) == 1
+    assert "two masks of the same image" in capsys.readouterr().err

@@ -358,3 +358,35 @@ def test_a_table_of_objects_has_a_row_for_each_number(data: Path, nuclei: Model)
     assert [int(r["object"]) for r in rows] == list(range(1, int(np.max(ids)) + 1))
     assert done.objects == {1: len(rows)}
     assert done.voxels[1] >= (np.asarray(ids) > 0).sum()
+
+
+@pytest.mark.parametrize("form", ["tiff", "zarr"])
+@pytest.mark.usefixtures("nuclei")
+def test_a_table_says_of_which_structure_each_object_is(data: Path, form: str) -> None:
+    model = object_model(numbers=(1, 2, 5), objects=(1, 5))
+    image, how = data / "images" / "n.tif", Saving(data / "out", FORMATS[form])
+    files = ({"n": image}, how, PredictSettings(threads=1))
+    more = OptionalOutputs(measure=".csv", skip_existing=True)
+    for _ in range(2):  # then of the mask that is there
+        list(predict_files(model, *files, open_image=open_stack, optional=more))
+        with (data / "out" / "n_objects.csv").open(newline="") as file:
+            found = {int(r["object"]): int(r["structure"]) for r in csv.DictReader(file)}
+        mask, ids = predict(model, open_stack(image)), predict_objects(model, open_stack(image))
+        wanted = {n: int(mask[ids == n][0]) for n in range(1, int(ids.max()) + 1)}
+        assert set(wanted.values()) == {1, 5}
+        assert found == wanted
+        if form == "tiff":
+            break  # its mask of structures is not kept
+        (data / "out" / "n_objects.csv").unlink()
+
+
+def test_objects_at_the_rim_are_left_out_of_masks(run: Run, data: Path, nuclei: Model) -> None:
+    image, m = data / "images" / "n.tif", data / "objects.safetensors"
+    assert run("predict", m, image, "-o", data / "out", "--no-rim-objects")[0] == 0
+    wanted = predict_objects(nuclei, open_stack(image), rim_objects=False)
+    np.testing.assert_array_equal(tifffile.imread(data / "out" / "n.tif"), wanted)
+    code, _, err = run("predict", m, image, "-o", data, "--no-rim-objects", "--no-objects")
+    assert code == 2
+    code, _, err = run("predict", data / "m.safetensors", image, "-o", data, "--no-rim-objects")
+    assert code == 1
+    assert "No structure of this model consists of objects" in err

@@ -14,6 +14,7 @@ from napari_unetseg.data.mask_cleanup import TidySettings
 from napari_unetseg.gui.state.refusal import refusing
 from napari_unetseg.gui.widgets.forms import Form
 from napari_unetseg.gui.widgets.section import Panel, folded, hint, layer_combo, row, show_choice
+from napari_unetseg.io.outline_formats import OUTLINE_FORMATS
 from napari_unetseg.io.write_masks import FORMATS
 
 if TYPE_CHECKING:
@@ -26,11 +27,9 @@ if TYPE_CHECKING:
     from napari_unetseg.gui.services.mask_layers import MaskLayers
     from napari_unetseg.gui.state.session import Session
 
-WRITABLE = {f.title: (f.suffix, f.help) for f in FORMATS.values() if not f.by_chunks} | {
-    "ImageJ ROIs": (".zip", "outlines of the objects, for Fiji's ROI Manager"),
-    "GeoJSON": (".geojson", "outlines of the objects, for QuPath"),
-}
-"""Suffix and help of what can be exported."""
+MASKS = {f.title: (f.suffix, f.help) for f in FORMATS.values() if not f.by_chunks}
+OUTLINES = {f"{f.title} (outlines)": (f.suffixes[0], f.help) for f in OUTLINE_FORMATS}
+WRITABLE = MASKS | OUTLINES
 
 
 class ResultPanel(Panel):
@@ -110,13 +109,13 @@ class ResultPanel(Panel):
         return form, button
 
     def _build_export(self) -> tuple[Form, QPushButton]:
-        self.layer = layer_combo(self._sources.mask_candidates, "The mask to write.")
+        self.layer = layer_combo(self._sources.mask_candidates, "The mask or the objects to write.")
         self.layer.label, self.layer.name = "Layer", "layer"
         self.format = ComboBox(choices=list(WRITABLE), name="format", label="Format")
-        self.format.tooltip = "\n".join(f"{name}: {help_}" for name, (_, help_) in WRITABLE.items())
+        self.format.tooltip = "\n".join(f"{title}: {text}" for title, (_, text) in WRITABLE.items())
         form = Form([self.layer, self.format])
         button = QPushButton("E&xport…")
-        button.setToolTip("Write the mask with its pixel size.")
+        button.setToolTip("Write the mask with its pixel size, or outlines of its objects.")
         button.clicked.connect(self._on_export_pressed)
         self.column.addWidget(folded("Export", form, button))
         return form, button
@@ -183,7 +182,9 @@ class ResultPanel(Panel):
             self._export.write(None, Path())
             return
         name = layer.name.replace(" · ", "_").replace("/", "-") + suffix
-        path, _ = QFileDialog.getSaveFileName(self, "Export mask", name, f"Mask (*{suffix})")
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Export", name, f"{self.format.value} (*{suffix})"
+        )
         if path:
             written = path if path.endswith(suffix) else path + suffix
             self._export.write(layer, Path(written))

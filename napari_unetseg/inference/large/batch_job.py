@@ -77,6 +77,8 @@ class BatchJob(_Strict):
     """A table of the objects beside each mask."""
     objects: bool = True
     """Number the objects, with a model whose structures consist of them."""
+    rim_objects: bool = True
+    """Keep objects that touch the rim of the image in Y or X, in masks of numbers and tables."""
     overwrite: bool = False
     """Replace masks that are there; otherwise their images are left out."""
 
@@ -85,7 +87,14 @@ class BatchJob(_Strict):
         """Output format and place of the masks."""
         usual = "tiff" if self.output is not None else "zarr"
         chosen = FORMATS[self.format or usual]
-        return Saving(self.output, chosen, self.probabilities, self.overwrite, self.objects)
+        return Saving(
+            self.output,
+            chosen,
+            self.probabilities,
+            self.overwrite,
+            self.objects,
+            self.rim_objects,
+        )
 
     @property
     def optional(self) -> OptionalOutputs:

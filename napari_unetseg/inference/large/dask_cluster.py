@@ -106,6 +106,7 @@ def _predict(
         ome=plan.ome,
         name=plan.name,
         objects=plan.objects,
+        rim_objects=plan.rim_objects,
     )
 
     def each(stage: Stage, how: Heights, left: Sequence[int]) -> Iterator[Event | None]:

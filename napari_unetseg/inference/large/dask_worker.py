@@ -55,6 +55,7 @@ class ChunkJob:
     ome: bool
     name: str
     objects: bool
+    rim_objects: bool
     """As of `OutputPlan` and `PredictSettings`; every worker does the same."""
     version: str = PROGRAM_VERSION
     """Of the program that began it."""
@@ -128,6 +129,7 @@ class Models(WorkerPlugin):
                 job.ome,
                 job.name,
                 objects=job.objects,
+                rim_objects=job.rim_objects,
             )
             output = attach_output(FolderStore(job.store), plan)
         except UserError as error:

@@ -104,6 +104,7 @@ class ObjectChunks:
         assert output.objects is not None
         self._mask, self._objects, self._grid = output.mask, output.objects, output.plan.grid
         self._how, self._scratch = how, output.objects.scratch
+        self._rim_objects = output.plan.rim_objects
 
     def here(self, stage: Stage, how: Heights, left: Sequence[int]) -> Iterator[None]:  # noqa: ARG002
         """Do a stage for chunks."""
@@ -131,16 +132,21 @@ class ObjectChunks:
         if (self._scratch / "ids.npy").is_file():
             return
         count = len(self._grid)
-        parts = [Hills(**_load(self._table(Stage.BASINS, n))) for n in range(count)]
+        tables = [_load(self._table(Stage.BASINS, n)) for n in range(count)]
+        at_rim = np.concatenate([table.pop("rim") for table in tables])
+        parts = [Hills(**table) for table in tables]
         starts = np.cumsum([0, *(len(part.peaks) for part in parts)])
         seams = [_load(self._table(Stage.SEAMS, n)) for n in range(count)]
         refs, low, high = (np.concatenate([s[k] for s in seams]) for k in ("pairs", "low", "high"))
         pairs = starts[refs >> CHUNK_BITS] + (refs & ((1 << CHUNK_BITS) - 1)) - 1
         del seams, refs
         hills = Hills.joined(parts, pairs, low, high)
-        del parts, pairs, low, high
+        del tables, parts, pairs, low, high
         now, hills = united(hills, self._how.prominence)
-        ids = numbers(hills, self._how.smallest)[now]
+        left_out = np.zeros(len(hills.peaks), bool)
+        if not self._rim_objects:
+            left_out[now[at_rim]] = True
+        ids = numbers(hills, self._how.smallest, left_out)[now]
         if ids.max(initial=0) >= 2**32:
             raise UserError("There are too many objects for 32 bits; predict parts of the image.")
         self._objects.make("uint16" if ids.max(initial=0) < 2**16 else "uint32")
@@ -158,7 +164,18 @@ class ObjectChunks:
         hills = hills_of(self._block(plane, region), labels)
         self._objects.write_basins(number, labels.astype(np.uint32))
         table = {name: getattr(hills, name) for name in FIELDS}
+        table["rim"] = self._at_rim(labels, region, len(hills.peaks))
         _save(self._table(Stage.BASINS, number), lambda path: np.savez_compressed(path, **table))
+
+    def _at_rim(self, labels: np.ndarray, region: Region, count: int) -> np.ndarray:
+        """Whether each basin of a chunk touches the rim of the image in Y or X."""
+        at_rim = np.zeros(count + 1, bool)
+        for axis in (-2, -1):
+            if region[axis].start == 0:
+                at_rim[labels.take(0, axis)] = True
+            if region[axis].stop == self._grid.spatial[axis]:
+                at_rim[labels.take(-1, axis)] = True
+        return at_rim[1:]
 
     def _block(self, plane: tuple[int, ...], region: Region) -> Block:
         wide = _grown(region, (1,) * len(region), self._grid.spatial)

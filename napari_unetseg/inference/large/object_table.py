@@ -21,6 +21,8 @@ from napari_unetseg.core.label_checks import (
     summarise_values,
 )
 from napari_unetseg.core.labels import LabelKind
+from napari_unetseg.core.object_structures import structures_of, without_rim_objects
+from napari_unetseg.inference.large.mask_numbers import no_mask, whole_numbers
 
 if TYPE_CHECKING:
     from napari_unetseg.core.image_stack import Stack
@@ -59,7 +61,7 @@ def check_mask(
         It is an image, or a mask with blurred edges.
     """
     if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
-        raise UserError(_no_mask(mask))
+        raise UserError(no_mask(mask))
     name = f"The labels of {mask.name}"
     found = summarise_values(mask.data, kind, name, ignore)
     if image is not None:
@@ -81,12 +83,24 @@ def measure_objects(
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
     ignore: int | None = None,
+    structures: Stack | int = 1,
+    rim_objects: bool = True,
     scratch: Path | None = None,
 ) -> list[Row]:
     """Measure objects and write their table; see `objects_of`, `check_table` and `atomic_path`."""
     check_table(table)
     columns = _columns(mask, image, _dims(mask, dims))
-    rows = list(objects_of(mask, image, kind=kind, dims=dims, ignore=ignore))
+    rows = list(
+        objects_of(
+            mask,
+            image,
+            kind=kind,
+            dims=dims,
+            ignore=ignore,
+            structures=structures,
+            rim_objects=rim_objects,
+        )
+    )
     _write(table, columns, rows, scratch)
     return rows
 
@@ -98,6 +112,8 @@ def objects_of(
     kind: LabelKind = LabelKind.FULL,
     dims: int | None = None,
     ignore: int | None = None,
+    structures: Stack | int = 1,
+    rim_objects: bool = True,
 ) -> Iterator[Row]:
     """Measure objects, a plane or volume in memory at a time.
 
@@ -105,7 +121,7 @@ def objects_of(
     ----------
     mask
         Whole numbers. ``full``: connected components of each structure; ``instances``: every number
-        is an object of structure 1. Numbers up to 0 are background.
+        is an object. Numbers up to 0 are background.
     image
         Of the same grid; the mean of each channel in each object is measured, over its finite
         pixels.
@@ -115,6 +131,12 @@ def objects_of(
         2: planes; 3: volumes; default volumes where there is a Z axis.
     ignore
         A number that is no object.
+    structures
+        Of ``instances``: a mask of structures of the same grid, of which an object has the one that
+        most of its voxels have (0 where none has any); or the number of all objects' structure.
+    rim_objects
+        False leaves out objects that touch the rim of the image in Y or X; see
+        `without_rim_objects`.
 
     Yields
     ------
@@ -125,39 +147,37 @@ def objects_of(
     Raises
     ------
     UserError
-        The mask holds no whole numbers, or the image is of another grid.
+        The mask holds no whole numbers, or the image or the structures are of another grid.
     """
     if mask.data.dtype.kind not in "buif" or mask.channel_axis is not None:
-        raise UserError(_no_mask(mask))
+        raise UserError(no_mask(mask))
+    _check_grids(mask, image, structures)
+    dims = _dims(mask, dims)
+    for plane in mask.planes(dims):
+        labels = whole_numbers(mask, mask.read(plane, mask.whole(dims))[0], ignore)
+        pixels = None if image is None else image.read(plane, image.whole(dims))
+        index = dict(zip(_leading(mask, dims), plane, strict=True))
+        voted: dict[int, int] = {}
+        if not isinstance(structures, int):
+            voted = structures_of(labels, structures.read(plane, structures.whole(dims))[0])
+        for structure, every in _objects(labels, kind, structures):
+            objects = every if rim_objects else without_rim_objects(every)
+            for row in _measured(objects, pixels, mask, image, dims):
+                yield {**index, "structure": voted.get(row["object"], structure), **row}
+
+
+def _check_grids(mask: Stack, image: Stack | None, structures: Stack | int) -> None:
+    """Refuse an image or structures of another grid."""
     if image is not None and image.grid_shape != mask.grid_shape:
         raise UserError(
             f"{image.name} has the shape {image.grid_shape} and the mask {mask.grid_shape}; give "
             "the image that the mask belongs to."
         )
-    dims = _dims(mask, dims)
-    for plane in mask.planes(dims):
-        labels = _numbers(mask, mask.read(plane, mask.whole(dims))[0], ignore)
-        pixels = None if image is None else image.read(plane, image.whole(dims))
-        index = dict(zip(_leading(mask, dims), plane, strict=True))
-        for structure, objects in _objects(labels, kind):
-            for row in _measured(objects, pixels, mask, image, dims):
-                yield {**index, "structure": structure, **row}
-
-
-def _no_mask(mask: Stack) -> str:
-    return f"{mask.name} is not a mask: it needs one whole number for each voxel."
-
-
-def _numbers(mask: Stack, labels: np.ndarray, ignore: int | None) -> np.ndarray:
-    """Integers, 0 where there is no object."""
-    if ignore is not None:
-        labels = np.where(labels == ignore, 0, labels)
-    if labels.dtype.kind == "f":
-        labels = np.where(np.isnan(labels), 0, labels)
-        if not (np.isfinite(labels) & (labels == np.floor(labels))).all():
-            raise UserError(_no_mask(mask))
-        labels = labels.astype(np.int64)
-    return np.where(labels > 0, labels, 0) if labels.dtype.kind == "i" else labels
+    if not isinstance(structures, int) and structures.grid_shape != mask.grid_shape:
+        raise UserError(
+            f"The structures have the shape {structures.grid_shape} and the objects "
+            f"{mask.grid_shape}; give two masks of the same image."
+        )
 
 
 def _dims(mask: Stack, wanted: int | None) -> int:
@@ -171,12 +191,14 @@ def _leading(mask: Stack, dims: int) -> list[str]:
     return [a.lower() for a in mask.grid_axes[:-dims]]
 
 
-def _objects(labels: np.ndarray, kind: LabelKind) -> Iterator[tuple[int, np.ndarray]]:
+def _objects(
+    labels: np.ndarray, kind: LabelKind, structures: Stack | int
+) -> Iterator[tuple[int, np.ndarray]]:
     """Each structure and its objects, numbered from 1 or as in the mask."""
     from skimage.measure import label
 
     if kind is LabelKind.INSTANCES:
-        yield 1, labels.astype(np.int64)
+        yield structures if isinstance(structures, int) else 0, labels.astype(np.int64)
         return
     for number in np.unique(labels):
         if number:

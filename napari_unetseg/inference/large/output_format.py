@@ -36,6 +36,8 @@ class Saving:
     objects: bool = True
     """Save the numbers of the objects, of a model whose structures consist of them: instead of the
     mask, in OME-Zarr beside it."""
+    rim_objects: bool = True
+    """Keep objects that touch the rim of the image in Y or X, among the numbers and in tables."""
 
     def __post_init__(self) -> None:
         chosen = self.format
@@ -72,6 +74,12 @@ class Saving:
     def open_mask(self, stem: str, image: Path) -> Stack:
         """Open a finished mask; raises `UserError` where it cannot be read."""
         return self.format.open(self.opened_as(stem, image))
+
+    def open_structures(self, stem: str, image: Path) -> Stack | None:
+        """Open the structures beside a finished mask of objects; None where there are none."""
+        if not self.format.by_chunks:
+            return None
+        return self.format.open(self.zarr_of(stem, image) / "labels" / "mask")
 
     def opened_as(self, stem: str, image: Path) -> Path:
         """Path at which a finished mask is opened."""

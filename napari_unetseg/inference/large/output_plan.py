@@ -46,6 +46,8 @@ class OutputPlan:
     """They will lie in the image itself, and say so."""
     objects: bool = False
     """Number the objects too."""
+    rim_objects: bool = True
+    """Number those that touch the rim in Y or X as well."""
 
     @property
     def maps(self) -> bool:
@@ -90,8 +92,9 @@ class OutputPlan:
         if not self.objects:
             return {}
         how = self.model.object_settings
-        said = None if how is None else how.model_dump()
-        return {"objects": {"method": OBJECT_METHOD, "settings": said}}
+        said: dict[str, Any] = {"method": OBJECT_METHOD}
+        said["settings"] = None if how is None else how.model_dump()
+        return {"objects": said if self.rim_objects else {**said, "rim": False}}
 
     @property
     def class_axis(self) -> int:

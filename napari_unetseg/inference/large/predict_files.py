@@ -291,6 +291,7 @@ class _One:
             probabilities=how.probabilities,
             ome=by_chunks,
             objects=how.objects,
+            rim_objects=how.rim_objects,
             inside=by_chunks and holds_image(FolderStore(how.zarr_of(turn.stem, turn.image))),
         )
 
@@ -304,8 +305,7 @@ class _One:
             done = replace(done, voxels=count_voxels(output.mask))
         if self.optional.measure:
             table = self.how.table_of(stem, image, self.optional.measure)
-            mask, kind = _labels(output, stack)
-            done = replace(done, objects=_measure(table, mask, stack, turn.work.path, kind))
+            done = replace(done, objects=self._measure(table, *_labels(output), stack, turn))
         return done
 
     def _described(self, turn: Turn, status: Literal["done", "skipped"]) -> FileDone:
@@ -319,11 +319,36 @@ class _One:
             table = self.how.table_of(stem, image, self.optional.measure)
             if not (skipped and table.exists()):
                 image_stack = self.open_image(image)
-                mask = self.how.open_mask(stem, image)
-                kind = LabelKind.INSTANCES if numbered else LabelKind.FULL
-                found = _measure(table, mask, image_stack, turn.work.path, kind)
+                mask, structures = self.how.open_mask(stem, image), None
+                if numbered:
+                    structures = self.how.open_structures(stem, image) or self._only_structure
+                found = self._measure(table, mask, structures, image_stack, turn)
                 done = replace(done, objects=found)
         return done
+
+    @property
+    def _only_structure(self) -> int:
+        """The structure of all objects; 0 where there are several."""
+        numbers = self.model.classes.objects
+        return numbers[0] if len(numbers) == 1 else 0
+
+    def _measure(
+        self, table: Path, mask: Stack, structures: Stack | int | None, image: Stack, turn: Turn
+    ) -> dict[int, int]:
+        """Write an object table; return the number of objects of each structure.
+
+        Without structures the mask is one of structures, not of objects.
+        """
+        rows = measure_objects(
+            table,
+            mask,
+            image,
+            kind=LabelKind.FULL if structures is None else LabelKind.INSTANCES,
+            structures=1 if structures is None else structures,
+            rim_objects=self.how.rim_objects,
+            scratch=turn.work.path,
+        )
+        return dict(Counter(int(row["structure"]) for row in rows))
 
     def _chunks(self, image: Path) -> Chunks | None:
         if self.chunks is not None:
@@ -331,21 +356,12 @@ class _One:
         return partial(predict_here, unsure=True) if self.optional.unsure else None
 
 
-def _labels(output: Output, stack: Stack) -> tuple[Stack, LabelKind]:
-    """The mask or numbers that were written, with the axes of their image, and what they mean."""
-    objects = output.objects
-    labels = output.mask if objects is None else objects.ids
-    kind = LabelKind.FULL if objects is None else LabelKind.INSTANCES
+def _labels(output: Output) -> tuple[Stack, Stack | None]:
+    """What was written, with the axes of its image: a mask, or objects and their structures."""
+    stack, objects = output.plan.stack, output.objects
     how = (stack.grid_axes, stack.grid_spacing, stack.grid_units)
-    return Stack(labels, *how, name=stack.name), kind
-
-
-def _measure(
-    table: Path, mask: Stack, image: Stack, scratch: Path, kind: LabelKind
-) -> dict[int, int]:
-    """Write an object table; return the number of objects of each structure."""
-    rows = measure_objects(table, mask, image, kind=kind, scratch=scratch)
-    return dict(Counter(int(row["structure"]) for row in rows))
+    mask = Stack(output.mask, *how, name=stack.name)
+    return (mask, None) if objects is None else (Stack(objects.ids, *how, name=stack.name), mask)
 
 
 def is_there(how: Saving, stem: str, image: Path) -> bool:

@@ -50,13 +50,16 @@ def make_plan(
     name: str = "mask",
     inside: bool = False,
     objects: bool = True,
+    rim_objects: bool = True,
 ) -> OutputPlan:
     """Make the plan of an output; `UserError` where the image does not fit the model."""
     model.check_image(stack)
     resampling = fit_spacing(model, stack, match=settings.match_spacing).resampling
     grid = Grid.plan(model, stack, settings.tile, resampling)
     wanted = objects and bool(model.classes.objects)
-    return OutputPlan(model, stack, grid, probabilities, ome, name, inside, wanted)
+    return OutputPlan(
+        model, stack, grid, probabilities, ome, name, inside, wanted, rim_objects or not wanted
+    )
 
 
 def predict_to_zarr(
@@ -69,6 +72,7 @@ def predict_to_zarr(
     ome: bool = True,
     name: str = "mask",
     objects: bool = True,
+    rim_objects: bool = True,
     overwrite: bool = False,
     control: JobControl | None = None,
     chunks: Chunks | None = None,
@@ -93,6 +97,8 @@ def predict_to_zarr(
         Of the labels.
     objects
         Number the objects too, as ``labels/objects``, of a model whose structures consist of them.
+    rim_objects
+        False leaves out objects that touch the rim of the image in Y or X; the mask keeps them.
     overwrite
         Replace labels of another model, image or setting.
     control
@@ -118,7 +124,7 @@ def predict_to_zarr(
     """
     settings = settings or PredictSettings()
     how: dict[str, Any] = {"probabilities": probabilities, "ome": ome, "name": name}
-    plan = make_plan(model, stack, settings, objects=objects, **how)
+    plan = make_plan(model, stack, settings, objects=objects, rim_objects=rim_objects, **how)
     return (
         yield from fill_store(
             plan, store, settings, overwrite=overwrite, control=control, chunks=chunks

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import roifile
+import tifffile
 from gui_parts import SIDE
 from live_parts import constant
+from shapely.geometry import shape
 
 from napari_unetseg.annotations.annotation_store import LabelSource
 from napari_unetseg.core.labels import BACKGROUND_LABEL, Structure
@@ -279,3 +284,40 @@ def test_settings_change_the_model_and_what_is_on_screen(
     tuning.change(smallest=0)
     desk.plugin.tick()
     assert len(np.unique(desk.layer.data)) == 17
+
+
+def test_objects_are_exported_as_numbers_and_outlines(desk: Desk, tmp_path: Path) -> None:
+    desk.layer.data[20:26, 20:26] = 70_001
+    ids = np.array(desk.layer.data)
+    export = desk.plugin.export
+    assert desk.layer in desk.plugin.sources.mask_candidates()
+    export.write(desk.layer, tmp_path / "ids.tif")
+    written = tifffile.imread(tmp_path / "ids.tif")
+    np.testing.assert_array_equal(written, ids)
+    assert written.dtype == np.uint32
+    export.write(desk.layer, tmp_path / "objects.zip")
+    rois = {roi.properties["object"]: roi for roi in roifile.roiread(tmp_path / "objects.zip")}
+    assert sorted(rois) == [int(n) for n in np.unique(ids) if n]
+    assert {roi.properties["structure"] for roi in rois.values()} == {"nuclei"}
+    export.write(desk.layer, tmp_path / "objects.geojson")
+    features = json.loads((tmp_path / "objects.geojson").read_text())["features"]
+    for feature in features:
+        number = feature["properties"]["label"]
+        assert shape(feature["geometry"]).area == (ids == number).sum()
+        assert feature["properties"]["classification"]["name"] == "nuclei"
+    desk.plugin.viewer.layers.remove(desk.mask)  # there is one structure that they can be of
+    export.write(desk.layer, tmp_path / "objects.geojson")
+    (name,) = {
+        feature["properties"]["classification"]["name"]
+        for feature in json.loads((tmp_path / "objects.geojson").read_text())["features"]
+    }
+    assert name == "nuclei"
+
+
+def test_a_mask_of_structures_is_exported_as_outlines_of_its_parts(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.plugin.export.write(desk.mask, tmp_path / "parts.geojson")
+    features = json.loads((tmp_path / "parts.geojson").read_text())["features"]
+    areas = [shape(feature["geometry"]).area for feature in features]
+    assert areas == [2 * 144] * 8  # pairs touch

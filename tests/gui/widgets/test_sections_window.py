@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import roifile
 import tifffile
 from gui_parts import squares
 from napari.layers import Image
@@ -16,10 +14,12 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QStyle, QWidget
 from qtpy.QtWidgets import QStyleOptionButton as ButtonOption
+from roifile import roiread
 from superqt import QCollapsible
 from window_parts import LEFT, NONE, Window
 
 from napari_unetseg.annotations.annotation_store import LabelSource
+from napari_unetseg.gui.widgets.result_section import OUTLINES
 
 pytestmark = pytest.mark.gui
 
@@ -138,18 +138,20 @@ def test_tidying_and_exporting_do_what_their_fields_say(
 
     unfold(panel.write)
     panel.refresh()
-    outlined = (("ImageJ ROIs", ".zip"), ("GeoJSON", ".geojson"))
-    for name, suffix in (*outlined, ("PNG", ".png"), ("OME-TIFF", ".ome.tif")):
+    for name, suffix in (("PNG", ".png"), ("OME-TIFF", ".ome.tif")):
         pick(panel.format.native, name)
         path = tmp_path / f"mask{suffix}"
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, p=path: (str(p), ""))
         painted.click(panel.write)
         painted.wait(lambda p=path: painted.idle() and p.exists())
     np.testing.assert_array_equal(tifffile.imread(path), panel.layer.value.data)
-    assert len(roifile.roiread(tmp_path / "mask.zip")) == 2
-    features = json.loads((tmp_path / "mask.geojson").read_text())["features"]
-    kinds = {feature["properties"]["classification"]["name"] for feature in features}
-    assert kinds == {painted.session.structures[0].name}
+    for name in OUTLINES:
+        pick(panel.format.native, name)
+        path = tmp_path / f"outlines{OUTLINES[name][0]}"
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, p=path: (str(p), ""))
+        painted.click(panel.write)
+        painted.wait(lambda p=path: painted.idle() and p.exists())
+    assert len(roiread(tmp_path / "outlines.zip")) == 1 + (panel.layer.value is prediction.layer)
 
 
 @pytest.mark.bindings

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import random_model
-from large_parts import noise, tree
+from large_parts import noise, object_model, smooth, tree
 
 from napari_unetseg.core.job_control import JobControl
 from napari_unetseg.core.settings import PredictSettings
@@ -28,6 +28,7 @@ from napari_unetseg.inference.large.predict_files import (
     predict_files,
 )
 from napari_unetseg.inference.predict import predict
+from napari_unetseg.inference.predict_objects import predict_objects
 from napari_unetseg.inference.uncertainty import uncertainty_map
 from napari_unetseg.io.open_image import open_stack
 
@@ -322,3 +323,15 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(run: Run, place: Path) -> None
     killed, whole = tree(place / "out"), tree(place / "whole")
     killed.pop("report.csv"), whole.pop("report.csv")
     assert killed == whole
+
+
+def test_a_batch_leaves_out_objects_at_the_rim(run: Run, place: Path) -> None:
+    model = object_model()
+    model.save(place / "o.safetensors")
+    np.save(place / "in" / "n.npy", smooth((90, 80)))
+    job = "jobs:\n  - model: o.safetensors\n    images: in/n.npy\n    output: out\n"
+    assert run(written(place, f"{job}    measure: csv\n    rim_objects: false\n"))[0] == 0
+    ids = tifffile.imread(place / "out" / "n.tif")
+    wanted = predict_objects(model, open_stack(place / "in" / "n.npy"), rim_objects=False)
+    np.testing.assert_array_equal(ids, wanted)
+    assert len(rows_of(place / "out" / "n_objects.csv")) == ids.max() > 3

@@ -85,6 +85,26 @@ def test_objects_of_chunks_are_those_of_the_whole(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["labels", "zarr.json"]
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(("model", "shape", "axes"), CASES)
+def test_objects_at_the_rim_are_left_out_whatever_chunks_they_cross(
+    tmp_path: Path, model: Model, shape: tuple[int, ...], axes: str
+) -> None:
+    spacing = tuple(2.0 if a == "Z" else 1.0 for a in axes)
+    stack = Stack(smooth(shape), axes, spacing)
+    stream(model, stack, tmp_path, settings=tiled(model), rim_objects=False)
+    ids, every = ids_of(tmp_path), predict_objects(model, stack, SMALL)
+    planes = [(Ellipsis, side, slice(None)) for side in (0, -1)]
+    planes += [(Ellipsis, side) for side in (0, -1)]
+    at_rim = np.unique(np.concatenate([every[plane].ravel() for plane in planes]))
+    assert 3 < len(at_rim) < every.max()
+    np.testing.assert_array_equal(ids > 0, ~np.isin(every, [0, *at_rim]))
+    np.testing.assert_array_equal(np.unique(ids), range(len(np.unique(ids))))
+    kept = np.unique(every[ids > 0])
+    np.testing.assert_array_equal(ids[ids > 0], 1 + np.searchsorted(kept, every[ids > 0]))
+    np.testing.assert_array_equal(ids, predict_objects(model, stack, SMALL, rim_objects=False))
+
+
 def borders(ids: np.ndarray, dims: int) -> Any:
     """The planes on both sides of the first border between chunks along each axis."""
     for axis in range(ids.ndim - dims, ids.ndim):
