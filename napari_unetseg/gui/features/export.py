@@ -88,7 +88,7 @@ class Export:
         if prediction is not None and prediction.alive and prediction.layer is not None:
             classes = napari_layers.mask_of(self._session.image, prediction.layer)
         else:
-            structures = [s for s in structures if s.objects]
+            structures = tuple(s for s in structures if s.objects)
         return partial(_write_outlines, path, mask, stack.grid_axes, classes, structures)
 
     def _on_written(self, paths: list[Path]) -> None:
