@@ -182,9 +182,8 @@ class ResultPanel(Panel):
             self._export.write(None, Path())
             return
         name = layer.name.replace(" · ", "_").replace("/", "-") + suffix
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Export", name, f"{self.format.value} (*{suffix})"
-        )
+        what = "Outlines" if self.format.value in OUTLINES else "Mask"
+        path, _ = QFileDialog.getSaveFileName(self, "Export", name, f"{what} (*{suffix})")
         if path:
             written = path if path.endswith(suffix) else path + suffix
             self._export.write(layer, Path(written))
