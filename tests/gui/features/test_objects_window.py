@@ -61,7 +61,7 @@ class Nuclei(Window):
 
         self.plugin.object_layers.shown.connect(count)
         self.click(self.dock.train.button)
-        self.wait(lambda: len(shown) > 1 and shown[-1] > 15)
+        self.wait(lambda: len(shown) > 1 and shown[-1] > 10, 240.0)
         self.plugin.object_layers.shown.disconnect(count)
         assert not self.idle()
 
